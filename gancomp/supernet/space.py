@@ -1,0 +1,140 @@
+"""Search spaces: which channel counts each slot of a supernet may take.
+
+A *configuration* is a tuple of base channel counts, one per slot, written ``16_16_32_16_32_32_16_16``. A slot's base
+count is multiplied by the architecture (the residual stream of a ResNet generator has four times its slot's count).
+Source: GAN Compression, section 3.2; the named spaces are those of the published recipes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gancomp.errors import ConfigError
+
+Config = tuple[int, ...]
+
+
+def parse_config(text: str) -> Config:
+    """Parse ``"16_16_32"`` into ``(16, 16, 32)``.
+
+    Raises:
+        ConfigError: a part is not a positive integer.
+    """
+    parts = text.strip().split("_")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"config_str={text!r}: expected positive integers joined by '_', e.g. 16_16_32_16_32_32_16_16")
+    return tuple(int(part) for part in parts)
+
+
+def format_config(config: Sequence[int]) -> str:
+    """Write a configuration as its ``config_str``."""
+    return "_".join(str(channels) for channels in config)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The choices of every slot, each sorted from the largest to the smallest."""
+
+    name: str
+    choices: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        for slot, options in enumerate(self.choices):
+            if not options or list(options) != sorted(set(options), reverse=True) or options[-1] < 1:
+                raise ConfigError(
+                    f"space {self.name!r}: slot {slot} is {options}: expected distinct positive channel counts, largest first"
+                )
+        if not self.choices:
+            raise ConfigError(f"space {self.name!r}: expected at least one slot")
+
+    @classmethod
+    def parse(cls, text: str, slots: int = 8) -> SearchSpace:
+        """Make a space from a published name (``channels-48``) or from text.
+
+        Text is one list for all slots (``32,24,16``) or one list per slot joined by ``;`` (``32,16;32,16;...``).
+        """
+        if text in SPACES:
+            return SPACES[text]
+        groups = text.split(";")
+        if len(groups) == 1:
+            groups = groups * slots
+        try:
+            choices = tuple(tuple(sorted({int(part) for part in group.split(",")}, reverse=True)) for group in groups)
+        except ValueError:
+            names = ", ".join(sorted(SPACES))
+            raise ConfigError(f"space={text!r}: expected one of {names}, or channel lists like '32,24,16'") from None
+        if len(choices) != slots:
+            raise ConfigError(f"space={text!r}: has {len(choices)} slots, expected {slots}")
+        return cls(text, choices)
+
+    def __contains__(self, config: object) -> bool:
+        return (
+            isinstance(config, tuple)
+            and len(config) == len(self.choices)
+            and all(channels in options for channels, options in zip(config, self.choices, strict=True))
+        )
+
+    def validate(self, config: Sequence[int]) -> Config:
+        """Return ``config`` as a tuple, or raise a ConfigError that names the slot that is wrong."""
+        config = tuple(config)
+        if len(config) != len(self.choices):
+            raise ConfigError(
+                f"config_str={format_config(config)!r}: has {len(config)} numbers, space {self.name!r} has {len(self.choices)} slots"
+            )
+        for slot, (channels, options) in enumerate(zip(config, self.choices, strict=True)):
+            if channels not in options:
+                allowed = ", ".join(map(str, options))
+                raise ConfigError(
+                    f"config_str={format_config(config)!r}: {channels} is not allowed in slot {slot} of space {self.name!r} (allowed: {allowed})"
+                )
+        return config
+
+    @property
+    def size(self) -> int:
+        """Number of configurations."""
+        return math.prod(len(options) for options in self.choices)
+
+    @property
+    def largest(self) -> Config:
+        """The largest choice in every slot: the widths of the supernet."""
+        return tuple(options[0] for options in self.choices)
+
+    @property
+    def smallest(self) -> Config:
+        """The smallest choice in every slot."""
+        return tuple(options[-1] for options in self.choices)
+
+    def __iter__(self) -> Iterator[Config]:
+        return itertools.product(*self.choices)
+
+    def sample(self, rng: random.Random, weight: float = 1.0) -> Config:
+        """Draw one configuration, independently per slot.
+
+        ``weight`` > 1 favours small channel counts: option j of L (largest first) is drawn with a probability proportional
+        to ``weight**j``, the geometric rule of the published search.
+        """
+        if weight <= 0:
+            raise ConfigError(f"weight={weight}: expected a number above 0")
+        return tuple(
+            rng.choices(options, weights=[weight**j for j in range(len(options))])[0] for options in self.choices
+        )
+
+
+def _space(name: str, *choices: Sequence[int]) -> SearchSpace:
+    return SearchSpace(name, tuple(tuple(options) for options in choices))
+
+
+_FULL = (64, 56, 48, 40, 32, 24, 16)
+SPACES: dict[str, SearchSpace] = {
+    space.name: space
+    for space in (
+        _space("channels-48", (48, 32), (48, 32), *[(48, 40, 32)] * 4, *[(48, 32, 24, 16)] * 2),
+        _space("channels-32", *[(32, 24, 16)] * 8),
+        _space("channels-64-cycleGAN", *[(64, 48, 32, 24, 16)] * 8),
+        _space("channels-64-pix2pix", *[_FULL] * 8),
+    )
+}
