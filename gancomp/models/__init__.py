@@ -1,0 +1,22 @@
+"""Generators and discriminators, and the registry that rebuilds them from their files."""
+
+from gancomp.models.base import Generator, Network, build_network, config_from_dict, register_network, seeded_generator
+from gancomp.models.discriminators import DiscriminatorConfig, PatchDiscriminator
+from gancomp.models.resnet import ResnetBlock, ResnetConfig, ResnetGenerator
+from gancomp.models.unet import UnetConfig, UnetGenerator
+
+__all__ = [
+    "DiscriminatorConfig",
+    "Generator",
+    "Network",
+    "PatchDiscriminator",
+    "ResnetBlock",
+    "ResnetConfig",
+    "ResnetGenerator",
+    "UnetConfig",
+    "UnetGenerator",
+    "build_network",
+    "config_from_dict",
+    "register_network",
+    "seeded_generator",
+]

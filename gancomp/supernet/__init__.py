@@ -1,0 +1,7 @@
+"""Supernets, their search spaces, and how a student starts from its teacher."""
+
+from gancomp.supernet.space import SPACES, SearchSpace
+from gancomp.supernet.supernet import Supernet
+from gancomp.supernet.transfer import transfer_weights
+
+__all__ = ["SPACES", "SearchSpace", "Supernet", "transfer_weights"]

@@ -1,0 +1,130 @@
+"""What every network of gancomp has: a frozen configuration that rebuilds it, and a file that carries both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gancomp.errors import ConfigError
+from gancomp.io import atomic_path
+
+
+class Network(nn.Module):
+    """A module that is rebuilt from ``config`` (a frozen dataclass) and saves itself with it."""
+
+    arch: ClassVar[str]
+    config: Any
+
+    def config_dict(self) -> dict[str, Any]:
+        """The JSON form of the configuration, ``arch`` first."""
+        return {"arch": self.arch, **dataclasses.asdict(self.config)}
+
+    def save(
+        self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None, **metadata: Any
+    ) -> None:
+        """Write weights, configuration and ``provenance`` to one ``.safetensors`` file, whole or not at all.
+
+        The metadata keys are ``gancomp.config``, ``gancomp.version``, ``gancomp.provenance`` and ``gancomp.NAME`` for every
+        further keyword, each a JSON string.
+        """
+        from gancomp import __version__
+
+        values = {"config": self.config_dict(), "version": __version__, "provenance": dict(provenance or {}), **metadata}
+        strings = {f"gancomp.{name}": json.dumps(value) for name, value in values.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, strings)
+
+
+class Generator(Network):
+    """An image-to-image generator: [N, in_channels, H, W] in [-1, 1] to [N, out_channels, H, W] in [-1, 1].
+
+    ``size_multiple``: heights and widths that the network maps to equal output sizes are multiples of it.
+    """
+
+    size_multiple: int = 1
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the image and the intermediate features that distillation may use, by layer name."""
+        raise ConfigError(f"{self.arch}: this architecture offers no features for distillation (set lambda_distill to 0)")
+
+    def num_parameters(self) -> int:
+        """Number of scalars in all parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+ConfigT = TypeVar("ConfigT")
+_REGISTRY: dict[str, tuple[type, Callable[[Any], Network]]] = {}
+
+
+def register_network(arch: str, config_class: type) -> Callable[[type], type]:
+    """Class decorator: make a network known under ``arch`` so that files that name it can be loaded.
+
+    Args:
+        arch: the name stored in files.
+        config_class: a frozen dataclass; the network is built as ``network_class(config)``.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+
+    def add(network_class: type) -> type:
+        if arch in _REGISTRY:
+            raise ConfigError(f"arch={arch!r}: already registered")
+        network_class.arch = arch
+        _REGISTRY[arch] = (config_class, network_class)
+        return network_class
+
+    return add
+
+
+def config_from_dict(values: Mapping[str, Any]) -> tuple[str, Any]:
+    """Read ``(arch, config)`` from the JSON form of a configuration.
+
+    Raises:
+        ConfigError: unknown architecture, unknown or missing fields, values out of range.
+    """
+    values = dict(values)
+    arch = values.pop("arch", None)
+    if arch not in _REGISTRY:
+        raise ConfigError(f"arch={arch!r}: expected one of {', '.join(sorted(_REGISTRY))}")
+    config_class = _REGISTRY[arch][0]
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"config of {arch}: unknown fields {', '.join(unknown)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return arch, config_class(**values)
+    except TypeError as error:
+        raise ConfigError(f"config of {arch}: {error}") from None
+
+
+def build_network(values: Mapping[str, Any]) -> Network:
+    """Build the network of a JSON configuration with uninitialised meaning: weights are PyTorch's defaults."""
+    arch, config = config_from_dict(values)
+    return _REGISTRY[arch][1](config)
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """A CPU random source for weight initialisation."""
+    return torch.Generator().manual_seed(seed)
+
+
+def check_choice(owner: str, name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise a ConfigError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ConfigError(f"{owner}: {name}={value!r}: expected one of {', '.join(map(str, allowed))}")
+
+
+def check_range(owner: str, name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise a ConfigError unless ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        bound = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise ConfigError(f"{owner}: {name}={value!r}: expected a number {bound}")

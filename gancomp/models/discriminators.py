@@ -1,0 +1,82 @@
+"""PatchGAN discriminators. Source: pix2pix (Isola et al. 2017), section 3.2.2 and appendix 6.1.2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gancomp.errors import ConfigError
+from gancomp.models.base import Network, check_choice, check_range, register_network
+from gancomp.nn import make_norm
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """A patch discriminator of ``n_layers`` stride-2 layers (3: the 70x70 PatchGAN; 0: the 1x1 PixelGAN).
+
+    ``in_channels`` is 6 for pairs of RGB images (input and output concatenated).
+    """
+
+    in_channels: int = 6
+    ndf: int = 128
+    n_layers: int = 3
+    norm: str = "instance"
+
+    def __post_init__(self) -> None:
+        check_range("patch", "in_channels", self.in_channels, 1)
+        check_range("patch", "ndf", self.ndf, 1)
+        check_range("patch", "n_layers", self.n_layers, 0, 6)
+        check_choice("patch", "norm", self.norm, ("instance", "batch", "none"))
+
+
+@register_network("patch", DiscriminatorConfig)
+class PatchDiscriminator(Network):
+    """4x4 convolutions with LeakyReLU 0.2 that score overlapping patches; every score is a logit.
+
+    Tensor names are the published ones: ``model.0, 2, 5, 8, ...`` (PixelGAN: ``net.0, 2, 5``).
+    """
+
+    config: DiscriminatorConfig
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        bias = config.norm != "batch"
+        ndf = config.ndf
+        if config.n_layers == 0:
+            self.net = nn.Sequential(
+                nn.Conv2d(config.in_channels, ndf, 1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(ndf, 2 * ndf, 1, bias=bias),
+                make_norm(config.norm, 2 * ndf),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(2 * ndf, 1, 1, bias=bias),
+            )
+            return
+        layers: list[nn.Module] = [nn.Conv2d(config.in_channels, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = ndf
+        for depth in range(1, config.n_layers + 1):
+            inputs, width = width, ndf * min(2**depth, 8)
+            stride = 2 if depth < config.n_layers else 1
+            layers += [
+                nn.Conv2d(inputs, width, 4, stride=stride, padding=1, bias=bias),
+                make_norm(config.norm, width),
+                nn.LeakyReLU(0.2),
+            ]
+        self.model = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side that still gives a score (at least 2x2 where an instance norm needs it)."""
+        return 1 if self.config.n_layers == 0 else 2 ** (self.config.n_layers + 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score ``x`` [N, in_channels, H, W] in [-1, 1]; returns logits [N, 1, H', W']."""
+        if x.dim() != 4 or x.shape[1] != self.config.in_channels:
+            raise ConfigError(f"x of shape {list(x.shape)}: expected [N, {self.config.in_channels}, H, W]")
+        if min(x.shape[2:]) < self.min_size:
+            raise ConfigError(
+                f"x of shape {list(x.shape)}: a discriminator of {self.config.n_layers} layers needs sides of at least {self.min_size}"
+            )
+        return self.net(x) if self.config.n_layers == 0 else self.model(x)

@@ -1,0 +1,115 @@
+"""Convolutions that hold the full weight and use the first channels of it.
+
+The number of input channels used is that of the tensor they are given; the number of output channels is
+``active_out_channels``, a plain integer. Choosing a sub-network therefore changes a few integers and nothing else.
+Source: GAN Compression, section 3.2 (weight sharing by prefix slices).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gancomp import ops
+from gancomp.nn.norm import InstanceNormAct
+
+
+class SlicedConv2d(nn.Conv2d):
+    """A dense 2-D convolution over the first channels of its weight.
+
+    ``y = conv2d(x, weight[:active_out_channels, :x.shape[1]], bias[:active_out_channels])``
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.active_out_channels = self.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
+        out = self.active_out_channels
+        bias = None if self.bias is None else self.bias[:out]
+        return self._conv_forward(x, self.weight[:out, : x.shape[1]], bias)
+
+
+class SlicedConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed 2-D convolution over the first channels of its weight (stored [in, out, k, k])."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.active_out_channels = self.out_channels
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Upsample ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
+        if output_size is not None:
+            raise TypeError("output_size is not supported: the output size follows from output_padding")
+        out = self.active_out_channels
+        bias = None if self.bias is None else self.bias[:out]
+        weight = self.weight[: x.shape[1], :out]
+        return F.conv_transpose2d(
+            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+
+
+class SlicedDepthwiseConv2d(nn.Conv2d):
+    """A depthwise 3x3 convolution (stride 1, size-preserving) over the first ``x.shape[1]`` channels."""
+
+    def __init__(self, channels: int, padding_mode: str = "reflect") -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels, padding_mode=padding_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter ``x`` [N, C <= channels, H, W] channel by channel into the same shape."""
+        if self.padding_mode == "reflect":
+            return ops.reflect_pad_depthwise_conv3x3(x, self.weight, self.bias)
+        channels = x.shape[1]
+        bias = None if self.bias is None else self.bias[:channels]
+        if self.padding_mode == "zeros":
+            return F.conv2d(x, self.weight[:channels], bias, padding=1, groups=channels)
+        x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return F.conv2d(x, self.weight[:channels], bias, groups=channels)
+
+
+class SeparableConv2d(nn.Module):
+    """Depthwise 3x3, InstanceNorm, pointwise 1x1: the decomposed convolution of the compressed ResBlocks.
+
+    Keys are those of the published checkpoints: ``conv.0`` depthwise, ``conv.1`` norm (no tensors), ``conv.2`` pointwise.
+    Source: GAN Compression, section 3.2 (decomposition), with the norm between the two parts as published.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, padding_mode: str = "reflect") -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            SlicedDepthwiseConv2d(in_channels, padding_mode),
+            InstanceNormAct(in_channels),
+            SlicedConv2d(in_channels, out_channels, 1),
+        )
+
+    @property
+    def active_out_channels(self) -> int:
+        return self.conv[2].active_out_channels
+
+    @active_out_channels.setter
+    def active_out_channels(self, channels: int) -> None:
+        self.conv[2].active_out_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` [N, C_in, H, W] to [N, active_out_channels, H, W]."""
+        return self.conv(x)
+
+
+def init_weights(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
+    """Initialise as the field does: conv weights N(0, std), biases 0, affine norm scales N(1, std).
+
+    Args:
+        module: changed in place.
+        generator: the random source, so that two runs of one seed start equal.
+        std: standard deviation (no unit).
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(child.weight, 0.0, std, generator=generator)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.BatchNorm2d | InstanceNormAct) and child.weight is not None:
+            nn.init.normal_(child.weight, 1.0, std, generator=generator)
+            nn.init.zeros_(child.bias)

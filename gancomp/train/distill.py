@@ -1,0 +1,192 @@
+"""Stages two and four: distil the teacher into a supernet, and fine-tune one configuration.
+
+Source: GAN Compression, section 3.1: reconstruction against the ground truth or the teacher's output, a discriminator
+inherited from the teacher, and feature distillation through learned 1x1 adaptors,
+``sum_t |adaptor_t(student_t) - teacher_t|^2`` averaged over elements as the published code does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gancomp.checkpoints import read_weights
+from gancomp.data import Batch
+from gancomp.errors import CheckpointError, ConfigError
+from gancomp.io import atomic_path
+from gancomp.models import Generator, ResnetGenerator, seeded_generator
+from gancomp.models.channels import Config
+from gancomp.nn import SlicedConv2d, init_weights
+from gancomp.supernet import Supernet
+from gancomp.train.adversary import Adversary, Precision, adam
+from gancomp.train.average import WeightAverage
+from gancomp.train.loop import Stage
+from gancomp.train.losses import reconstruction_loss
+from gancomp.train.options import DistillOptions
+from gancomp.train.state import StageFolder
+
+
+def make_adaptors(teacher: Generator, student: ResnetGenerator, seed: int) -> nn.ModuleList:
+    """One 1x1 convolution per distilled layer, from the student's channels to the teacher's.
+
+    Raises:
+        ConfigError: the two do not offer features at the same layers.
+    """
+    if not isinstance(teacher, ResnetGenerator) or teacher.feature_layers != student.feature_layers:
+        offered = ", ".join(teacher.feature_layers) if isinstance(teacher, ResnetGenerator) else "none"
+        raise ConfigError(
+            f"teacher: offers features at {offered}; the student has {', '.join(student.feature_layers)}; "
+            "use a teacher with as many blocks, or lambda_distill 0"
+        )
+    inputs, outputs = student.feature_channels(), teacher.feature_channels()
+    adaptors = nn.ModuleList([SlicedConv2d(inputs[name], outputs[name], 1) for name in student.feature_layers])
+    init_weights(adaptors, seeded_generator(seed + 2))
+    return adaptors
+
+
+class DistillStage(Stage):
+    """Training of a supernet, or of one generator, under a frozen teacher.
+
+    Args:
+        student: the network to train; a :class:`Supernet` gets a fresh configuration every step.
+        teacher: frozen.
+        options: losses, sampling, optimisation.
+        discriminator: the teacher's, inherited; a new one where None is given.
+        name: the stage's name in logs.
+    """
+
+    def __init__(
+        self,
+        student: Supernet | ResnetGenerator,
+        teacher: Generator,
+        options: DistillOptions,
+        discriminator: nn.Module | None = None,
+        name: str = "supernet",
+    ) -> None:
+        self.name, self.options = name, options
+        self.device = options.torch_device()
+        generator = student.generator if isinstance(student, Supernet) else student
+        for field in ("in_channels", "out_channels"):
+            have, want = getattr(teacher.config, field), getattr(generator.config, field)
+            if have != want:
+                raise ConfigError(f"teacher: has {field}={have}, the student {want}; they must be equal")
+        self.student = student.to(self.device).train()
+        self.teacher = teacher.to(self.device).eval().requires_grad_(False)
+        self.precision = Precision(options, self.device)
+        channels = generator.config.in_channels + generator.config.out_channels
+        self.adversary = Adversary.create(channels, options, self.device, self.precision, discriminator)
+        self.adaptors = nn.ModuleList()
+        if options.lambda_distill > 0:
+            self.adaptors = make_adaptors(teacher, generator, options.seed).to(self.device)
+        self.average = WeightAverage(self.student, options.ema)
+        self.modules = {"student": self.student, "adaptors": self.adaptors, **self.average.modules()}
+        trained = [*self.student.parameters(), *self.adaptors.parameters()]
+        self.optimizers = {"student": adam(trained, options)}
+        if self.adversary is not None:
+            self.modules["discriminator"] = self.adversary.network
+            self.optimizers["discriminator"] = self.adversary.optimizer
+
+    def configurations(self, step: int) -> list[Config | None]:
+        """The sub-networks trained in a step: a function of seed and step alone."""
+        if not isinstance(self.student, Supernet):
+            return [None]
+        space, rng = self.student.space, random.Random(f"{self.options.seed}/{step}")
+        if self.options.sampling == "uniform":
+            return [space.sample(rng)]
+        if self.options.sampling == "weighted":
+            return [space.sample(rng, self.options.sample_weight)]
+        return [space.largest, space.smallest, space.sample(rng)]
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Forward the teacher once and every sampled sub-network; update the discriminator, then the student."""
+        options, losses = self.options, {}
+        with torch.no_grad(), self.precision.autocast():
+            wanted, guide = self._teach(batch.input)
+        configs = self.configurations(step)
+        outputs = []
+        for config in configs:
+            if config is not None:
+                self.student.set(config)
+            with self.precision.autocast():
+                outputs.append(self._study(batch.input))
+        if self.adversary is not None:
+            losses["D"] = self.adversary.train_step(batch.input, batch.target, [image for image, _ in outputs])
+        target = batch.target if options.target == "truth" else wanted.float()
+        parts: dict[str, list[Tensor]] = {}
+        for image, features in outputs:
+            with self.precision.autocast():
+                terms = {"recon": (options.lambda_recon, reconstruction_loss(image.float(), target, options.recon))}
+                if self.adversary is not None:
+                    terms["G"] = (options.lambda_gan, self.adversary.judge(batch.input, image))
+                if options.lambda_distill > 0:
+                    terms["distill"] = (options.lambda_distill, self._distance(features, guide))
+                loss = sum(weight * value for weight, value in terms.values()) / len(configs)
+            self.precision.backward(loss)
+            for name, (_, value) in terms.items():
+                parts.setdefault(name, []).append(value.detach())
+        self.precision.step(self.optimizers["student"])
+        self.precision.end_step()
+        self.average.update(self.student)
+        return losses | {name: torch.stack(values).mean() for name, values in parts.items()}
+
+    def _teach(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.teacher.forward_features(x) if self.options.lambda_distill > 0 else (self.teacher(x), {})
+
+    def _study(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.student.forward_features(x) if self.options.lambda_distill > 0 else (self.student(x), {})
+
+    def _distance(self, features: Mapping[str, Tensor], guide: Mapping[str, Tensor]) -> Tensor:
+        pairs = zip(self.adaptors, features, strict=True)
+        return torch.stack([F.mse_loss(adaptor(features[name]).float(), guide[name].float()) for adaptor, name in pairs]).sum()
+
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        """Input, teacher, student (a supernet: largest and smallest) and ground truth."""
+        student = self.average.of(self.student).eval()
+        images = {"input": batch.input, "teacher": self.teacher(batch.input)}
+        if isinstance(student, Supernet):
+            for caption, config in (("largest", student.space.largest), ("smallest", student.space.smallest)):
+                student.set(config)
+                images[caption] = student(batch.input)
+        else:
+            images["student"] = student(batch.input)
+        self.student.train()
+        return images | {"ground truth": batch.target}
+
+    def write_products(self, folder: StageFolder, provenance: dict[str, Any]) -> None:
+        """The student, and what fine-tuning inherits: adaptors and discriminator."""
+        student = self.average.of(self.student)
+        if isinstance(student, Supernet):
+            student.set(student.space.largest)
+            student.save(folder / "supernet.safetensors", provenance)
+        else:
+            student.save(folder / "generator.safetensors", provenance)
+        if len(self.adaptors):
+            with atomic_path(folder / "adaptors.safetensors") as temporary:
+                save_file({name: t.detach().cpu().contiguous() for name, t in self.adaptors.state_dict().items()}, temporary)
+        if self.adversary is not None:
+            self.adversary.network.save(folder / "discriminator.safetensors", provenance)
+
+    def inherit_adaptors(self, path: Any) -> None:
+        """Start the adaptors from those of a supernet: the first channels of their inputs.
+
+        Raises:
+            CheckpointError: the file does not fit the teacher or the layers.
+        """
+        tensors, _ = read_weights(path)
+        state = self.adaptors.state_dict()
+        fits = tensors.keys() == state.keys() and all(
+            have.dim() == want.dim() and have.shape[0] == want.shape[0] and (have.dim() < 2 or have.shape[1] >= want.shape[1])
+            for have, want in ((tensors[name], state[name]) for name in state)
+        )
+        if not fits:
+            raise CheckpointError(f"{path}: the adaptors are those of another teacher or another number of blocks")
+        self.adaptors.load_state_dict(
+            {name: tensors[name][tuple(slice(0, size) for size in tensor.shape)] for name, tensor in state.items()}
+        )
+
