@@ -68,7 +68,7 @@ def _resnet(tensors: State) -> tuple[ResnetConfig, State]:
         renamed = {name: t for name, t in renamed.items() if not name.endswith(_STATISTICS)}
     separable = any(".conv.2.weight" in name for name in renamed)
     first = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
-    last = 16 + n_blocks
+    last = 17 + n_blocks
     config = ResnetConfig(
         stem=stem,
         down=_shape(renamed, "model.4.weight")[0],

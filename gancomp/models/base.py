@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
 from gancomp.io import atomic_path
+from gancomp.version import __version__
 
 
 class Network(nn.Module):
@@ -34,8 +35,6 @@ class Network(nn.Module):
         The metadata keys are ``gancomp.config``, ``gancomp.version``, ``gancomp.provenance`` and ``gancomp.NAME`` for every
         further keyword, each a JSON string.
         """
-        from gancomp import __version__
-
         values = {"config": self.config_dict(), "version": __version__, "provenance": dict(provenance or {}), **metadata}
         strings = {f"gancomp.{name}": json.dumps(value) for name, value in values.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}

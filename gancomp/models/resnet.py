@@ -58,11 +58,11 @@ class ResnetConfig:
         check_range("resnet", "dropout", self.dropout, 0.0, 0.99)
 
     @classmethod
-    def uniform(cls, ngf: int, n_blocks: int = 9, **fields) -> ResnetConfig:
-        """The plain network of base width ``ngf``: widths ngf, 2 ngf, 4 ngf, 2 ngf, ngf."""
+    def uniform(cls, ngf: int, n_blocks: int = 9, *, separable: bool = False, **fields) -> ResnetConfig:
+        """The plain network of base width ``ngf``: widths ngf, 2 ngf, 4 ngf, 2 ngf, ngf; dense unless ``separable``."""
         check_range("resnet", "ngf", ngf, 1)
         check_range("resnet", "n_blocks", n_blocks, 0, 1000)
-        return cls.from_channels((ngf,) * (5 + hidden_slots(n_blocks)), n_blocks=n_blocks, **fields)
+        return cls.from_channels((ngf,) * (5 + hidden_slots(n_blocks)), n_blocks, separable=separable, **fields)
 
     @classmethod
     def from_channels(

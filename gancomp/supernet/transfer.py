@@ -115,8 +115,8 @@ def transfer_weights(teacher: ResnetGenerator, student: ResnetGenerator, calibra
         _assign(student.model[index].weight, conv.weight[kept][:, outputs])
         _assign(student.model[index].bias, None if conv.bias is None else conv.bias[outputs])
         kept = outputs
-    head = teacher.model[16 + n]
-    _assign_conv(student.model[16 + n], head, torch.arange(t.out_channels), kept)
+    head = teacher.model[17 + n]
+    _assign_conv(student.model[17 + n], head, torch.arange(t.out_channels), kept)
     if calibration is not None and s.separable and not t.separable:
         _undo_inner_norms(student, calibration)
 

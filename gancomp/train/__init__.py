@@ -1,0 +1,18 @@
+"""Training: the shared loop and its stages."""
+
+from gancomp.train.distill import DistillStage
+from gancomp.train.loop import Interrupted, Stage, fit
+from gancomp.train.options import DistillOptions, TrainOptions
+from gancomp.train.state import StageFolder
+from gancomp.train.teacher import TeacherStage
+
+__all__ = [
+    "DistillOptions",
+    "DistillStage",
+    "Interrupted",
+    "Stage",
+    "StageFolder",
+    "TeacherStage",
+    "TrainOptions",
+    "fit",
+]

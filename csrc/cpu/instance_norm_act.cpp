@@ -1,0 +1,150 @@
+// InstanceNorm, ReLU and residual addition over planes that stay in cache between the passes.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+
+namespace gancomp::GANCOMP_ISA_NAME {
+namespace {
+
+double sum(const float* GANCOMP_RESTRICT x, int64_t size) {
+  double total = 0;
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const int64_t end = std::min(begin + kSumBlock, size);
+    float block = 0;
+    GANCOMP_SIMD_SUM(block)
+    for (int64_t i = begin; i < end; ++i) block += x[i];
+    total += block;
+  }
+  return total;
+}
+
+// Sum of squared distances from the mean: a second pass instead of E[x^2] - E[x]^2, which cancels.
+double sum_squares(const float* GANCOMP_RESTRICT x, int64_t size, float mean) {
+  double total = 0;
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const int64_t end = std::min(begin + kSumBlock, size);
+    float block = 0;
+    GANCOMP_SIMD_SUM(block)
+    for (int64_t i = begin; i < end; ++i) block += (x[i] - mean) * (x[i] - mean);
+    total += block;
+  }
+  return total;
+}
+
+template <bool kRelu, bool kResidual>
+void normalise(const float* GANCOMP_RESTRICT x, const float* GANCOMP_RESTRICT residual, float* GANCOMP_RESTRICT y, int64_t size,
+               float mean, float scale, float shift) {
+  GANCOMP_SIMD
+  for (int64_t i = 0; i < size; ++i) {
+    float value = (x[i] - mean) * scale + shift;
+    if (kRelu) value = value > 0.0f ? value : 0.0f;
+    y[i] = kResidual ? value + residual[i] : value;
+  }
+}
+
+void forward_plane(const InstanceNormActParams& p, int64_t n, int64_t c) {
+  const int64_t size = p.x.plane_size();
+  const float* x = p.x.plane(n, c);
+  const float mean = static_cast<float>(sum(x, size) / static_cast<double>(size));
+  const double variance = sum_squares(x, size, mean) / static_cast<double>(size);
+  const float rstd = static_cast<float>(1.0 / std::sqrt(variance + static_cast<double>(p.eps)));
+  p.mean[n * p.x.c + c] = mean;
+  p.rstd[n * p.x.c + c] = rstd;
+  const float scale = p.weight == nullptr ? rstd : rstd * p.weight[c];
+  const float shift = p.bias == nullptr ? 0.0f : p.bias[c];
+  const float* residual = p.residual.data == nullptr ? nullptr : p.residual.plane(n, c);
+  float* y = p.y.plane(n, c);
+  if (p.relu) {
+    residual ? normalise<true, true>(x, residual, y, size, mean, scale, shift)
+             : normalise<true, false>(x, nullptr, y, size, mean, scale, shift);
+  } else {
+    residual ? normalise<false, true>(x, residual, y, size, mean, scale, shift)
+             : normalise<false, false>(x, nullptr, y, size, mean, scale, shift);
+  }
+}
+
+struct GradientSums {
+  double grad = 0;       // sum of g
+  double grad_xhat = 0;  // sum of g * xhat
+};
+
+// g = grad where the activation let the value through, else 0.
+template <bool kRelu>
+GradientSums gradient_sums(const float* GANCOMP_RESTRICT grad, const float* GANCOMP_RESTRICT x, int64_t size, float mean,
+                           float rstd, float weight, float bias) {
+  GradientSums total;
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const int64_t end = std::min(begin + kSumBlock, size);
+    float sum_g = 0, sum_gx = 0;
+    GANCOMP_SIMD_SUM(sum_g, sum_gx)
+    for (int64_t i = begin; i < end; ++i) {
+      const float xhat = (x[i] - mean) * rstd;
+      const float g = !kRelu || xhat * weight + bias > 0.0f ? grad[i] : 0.0f;
+      sum_g += g;
+      sum_gx += g * xhat;
+    }
+    total.grad += sum_g;
+    total.grad_xhat += sum_gx;
+  }
+  return total;
+}
+
+template <bool kRelu>
+void gradient(const float* GANCOMP_RESTRICT grad, const float* GANCOMP_RESTRICT x, float* GANCOMP_RESTRICT grad_x, int64_t size,
+              float mean, float rstd, float weight, float bias, float mean_g, float mean_gx) {
+  const float scale = rstd * weight;
+  GANCOMP_SIMD
+  for (int64_t i = 0; i < size; ++i) {
+    const float xhat = (x[i] - mean) * rstd;
+    const float g = !kRelu || xhat * weight + bias > 0.0f ? grad[i] : 0.0f;
+    grad_x[i] = scale * (g - mean_g - xhat * mean_gx);
+  }
+}
+
+template <bool kRelu>
+GradientSums backward_plane(const InstanceNormActBackwardParams& p, int64_t n, int64_t c) {
+  const int64_t size = p.x.plane_size();
+  const float mean = p.mean[n * p.x.c + c], rstd = p.rstd[n * p.x.c + c];
+  const float weight = p.weight == nullptr ? 1.0f : p.weight[c];
+  const float bias = p.bias == nullptr ? 0.0f : p.bias[c];
+  const float *grad = p.grad.plane(n, c), *x = p.x.plane(n, c);
+  const GradientSums sums = gradient_sums<kRelu>(grad, x, size, mean, rstd, weight, bias);
+  const double count = static_cast<double>(size);
+  gradient<kRelu>(grad, x, p.grad_x.plane(n, c), size, mean, rstd, weight, bias, static_cast<float>(sums.grad / count),
+                  static_cast<float>(sums.grad_xhat / count));
+  return sums;
+}
+
+}  // namespace
+
+void instance_norm_act(const InstanceNormActParams& p, const Executor& executor) {
+  executor.parallel_for(p.x.n * p.x.c, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) forward_plane(p, i / p.x.c, i % p.x.c);
+  });
+}
+
+void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor) {
+  const auto plane = p.relu ? backward_plane<true> : backward_plane<false>;
+  if (p.grad_weight == nullptr && p.grad_bias == nullptr) {
+    executor.parallel_for(p.x.n * p.x.c, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) plane(p, i / p.x.c, i % p.x.c);
+    });
+    return;
+  }
+  // One task owns a channel in all images, so that the sums over images are in a fixed order.
+  executor.parallel_for(p.x.c, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      GradientSums total;
+      for (int64_t n = 0; n < p.x.n; ++n) {
+        const GradientSums sums = plane(p, n, c);
+        total.grad += sums.grad;
+        total.grad_xhat += sums.grad_xhat;
+      }
+      if (p.grad_weight != nullptr) p.grad_weight[c] = static_cast<float>(total.grad_xhat);
+      if (p.grad_bias != nullptr) p.grad_bias[c] = static_cast<float>(total.grad);
+    }
+  });
+}
+
+}  // namespace gancomp::GANCOMP_ISA_NAME

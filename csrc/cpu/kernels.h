@@ -1,0 +1,26 @@
+// What every per-ISA source shares. Each source of this folder is compiled once per instruction set, with GANCOMP_ISA_NAME
+// naming the namespace, so that two compilations never share a symbol.
+#pragma once
+
+#include <cstdint>
+
+#include "gancomp/ops.h"
+
+#define GANCOMP_RESTRICT __restrict__
+// Vectorise the loop below; sums may be reordered into lanes (-fopenmp-simd, no OpenMP runtime).
+#define GANCOMP_PRAGMA(text) _Pragma(#text)
+#define GANCOMP_SIMD GANCOMP_PRAGMA(omp simd)
+#define GANCOMP_SIMD_SUM(...) GANCOMP_PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+
+namespace gancomp::GANCOMP_ISA_NAME {
+
+// float32 lanes are summed over at most this many elements before they go into a double: as exact as summing in double
+// throughout, at the speed of float32.
+constexpr int64_t kSumBlock = 1024;
+
+void instance_norm_act(const InstanceNormActParams& p, const Executor& executor);
+void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor);
+void reflect_pad_depthwise_conv3x3(const ReflectPadDepthwiseConv3x3Params& p, const Executor& executor);
+void reflect_pad_depthwise_conv3x3_backward(const ReflectPadDepthwiseConv3x3BackwardParams& p, const Executor& executor);
+
+}  // namespace gancomp::GANCOMP_ISA_NAME

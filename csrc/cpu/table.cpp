@@ -1,0 +1,18 @@
+// The kernel table of one instruction set.
+#include "kernels.h"
+
+#define GANCOMP_STRING_(x) #x
+#define GANCOMP_STRING(x) GANCOMP_STRING_(x)
+
+namespace gancomp::GANCOMP_ISA_NAME {
+
+extern const CpuKernels kernels_table;
+const CpuKernels kernels_table = {
+    GANCOMP_STRING(GANCOMP_ISA_NAME),
+    instance_norm_act,
+    instance_norm_act_backward,
+    reflect_pad_depthwise_conv3x3,
+    reflect_pad_depthwise_conv3x3_backward,
+};
+
+}  // namespace gancomp::GANCOMP_ISA_NAME

@@ -1,0 +1,74 @@
+// The operators of ring 0 as plain parameters, and the table of their CPU kernels for one instruction set.
+#pragma once
+
+#include "gancomp/parallel.h"
+#include "gancomp/tensor.h"
+
+namespace gancomp {
+
+// y = act(weight * (x - mean) * rstd + bias) + residual, statistics per plane; see gancomp.ops.instance_norm_act.
+struct InstanceNormActParams {
+  ConstImages x;
+  ConstImages residual;           // data null: none
+  const float* weight = nullptr;  // [C], null: one
+  const float* bias = nullptr;    // [C], null: zero
+  Images y;
+  float* mean = nullptr;  // [N, C], dense
+  float* rstd = nullptr;  // [N, C], dense
+  bool relu = false;
+  float eps = 1e-5f;
+};
+
+struct InstanceNormActBackwardParams {
+  ConstImages grad;  // of y
+  ConstImages x;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  const float* mean = nullptr;
+  const float* rstd = nullptr;
+  Images grad_x;
+  float* grad_weight = nullptr;  // [C], null: not wanted
+  float* grad_bias = nullptr;    // [C], null: not wanted
+  bool relu = false;
+};
+
+// y[n, c] = correlate(reflect_pad(x[n, c], 1), weight[c]) + bias[c]; see gancomp.ops.reflect_pad_depthwise_conv3x3.
+struct ReflectPadDepthwiseConv3x3Params {
+  ConstImages x;  // h, w >= 2
+  const float* weight = nullptr;  // [C, 3, 3], dense
+  const float* bias = nullptr;    // [C], null: zero
+  Images y;
+};
+
+struct ReflectPadDepthwiseConv3x3BackwardParams {
+  ConstImages grad;  // of y
+  ConstImages x;
+  const float* weight = nullptr;
+  Images grad_x;                 // data null: not wanted
+  float* grad_weight = nullptr;  // [C, 3, 3]
+  float* grad_bias = nullptr;    // [C], null: not wanted
+};
+
+struct CpuKernels {
+  const char* isa;
+  void (*instance_norm_act)(const InstanceNormActParams&, const Executor&);
+  void (*instance_norm_act_backward)(const InstanceNormActBackwardParams&, const Executor&);
+  void (*reflect_pad_depthwise_conv3x3)(const ReflectPadDepthwiseConv3x3Params&, const Executor&);
+  void (*reflect_pad_depthwise_conv3x3_backward)(const ReflectPadDepthwiseConv3x3BackwardParams&, const Executor&);
+};
+
+// The kernels for an instruction set by name ("portable", "avx2", "avx512", "neon"), or null where this build or this
+// processor lacks it.
+const CpuKernels* cpu_kernels_for(const char* isa);
+
+// The best kernels of this processor, or those that the environment variable GANCOMP_ISA names. Null, with a message in
+// `error` (static storage), where that name cannot be had.
+const CpuKernels* cpu_kernels(const char** error);
+
+// Makes the next cpu_kernels() calls return the kernels of `isa` (null: forget the choice). Returns whether it can be had.
+bool select_isa(const char* isa);
+
+// The instruction sets in this build, best first, null-terminated.
+const char* const* built_isas();
+
+}  // namespace gancomp

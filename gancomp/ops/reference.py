@@ -1,0 +1,39 @@
+"""Slow, obvious implementations of every op: the specification, in any floating dtype, differentiable by plain autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def instance_norm_act(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float
+) -> Tensor:
+    """``act(weight * (x - mean) / sqrt(var + eps) + bias) + residual``, statistics per (n, c) over (h, w), variance biased."""
+    channels = x.shape[1]
+    centred = x - x.mean(dim=(2, 3), keepdim=True)
+    y = centred / torch.sqrt(centred.square().mean(dim=(2, 3), keepdim=True) + eps)
+    if weight is not None:
+        y = y * weight[:channels].view(1, -1, 1, 1)
+    if bias is not None:
+        y = y + bias[:channels].view(1, -1, 1, 1)
+    if relu:
+        y = y.clamp_min(0)
+    return y if residual is None else y + residual
+
+
+def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``y[n, c, i, j] = bias[c] + sum_uv weight[c, 0, u, v] * x[n, c, r(i + u - 1), r(j + v - 1)]`` with r the reflection."""
+    channels, height, width = x.shape[1:]
+    rows, columns = _reflected(height, x.device), _reflected(width, x.device)
+    y = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+    for u in range(3):
+        for v in range(3):
+            shifted = x[:, :, rows[u : u + height]][:, :, :, columns[v : v + width]]
+            y = y + weight[:channels, 0, u, v].view(1, -1, 1, 1) * shifted
+    return y if bias is None else y + bias[:channels].view(1, -1, 1, 1)
+
+
+def _reflected(size: int, device: torch.device) -> Tensor:
+    """Indices of a line of ``size`` padded by one on both sides by reflection: 1, 0, 1, ..., size - 1, size - 2."""
+    return torch.tensor([1, *range(size), size - 2], device=device)

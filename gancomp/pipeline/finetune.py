@@ -1,0 +1,89 @@
+"""``gancomp finetune`` and ``gancomp export``: one configuration, trained further or as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gancomp.checkpoints import load_generator, load_supernet, read_metadata
+from gancomp.data import DataConfig
+from gancomp.errors import ConfigError
+from gancomp.models import Generator
+from gancomp.models.channels import parse_config
+from gancomp.pipeline.settings import open_split, plain, provenance
+from gancomp.pipeline.supernet import find_discriminator, load_discriminator
+from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
+
+
+@dataclass(frozen=True)
+class FinetuneRun:
+    """Fine-tune one configuration of a supernet under its teacher."""
+
+    supernet: str
+    """`supernet.safetensors` of a supernet run (adaptors and discriminator beside it are inherited)."""
+    teacher: str
+    """The teacher's generator file."""
+    config_str: str
+    """The configuration, e.g. `16_16_32_16_32_32_16_16`."""
+    out: str
+    """Folder of the run; the same command goes on from what is there."""
+    discriminator: str = ""
+    """The discriminator to inherit; by default the one beside the supernet, if it is there."""
+    data: DataConfig = field(default_factory=DataConfig)
+    train: DistillOptions = field(default_factory=DistillOptions)
+
+
+def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None = None) -> Path:
+    """Fine-tune; returns the path of ``generator.safetensors``.
+
+    Raises:
+        GancompError: wrong settings, unusable files or data, a run folder of other settings, an interrupt.
+    """
+    folder = StageFolder(run.out)
+    teacher = load_generator(run.teacher)
+    student = load_supernet(run.supernet).extract(parse_config(run.config_str))
+    discriminator = find_discriminator(run.discriminator, run.supernet)
+    train, val = open_split(run.data, "train", teacher), open_split(run.data, "val", teacher)
+    inherited = load_discriminator(discriminator) if run.train.lambda_gan > 0 else None
+    stage = DistillStage(student, teacher, run.train, inherited, "finetune")
+    adaptors = Path(run.supernet).parent / "adaptors.safetensors"
+    if run.train.lambda_distill > 0 and adaptors.exists():
+        stage.inherit_adaptors(adaptors)
+    folder.open({"verb": "finetune", **plain(run, hide=("out",))})
+    record = provenance(
+        "finetune", run, teacher=Path(run.teacher), supernet=Path(run.supernet), discriminator=discriminator
+    )
+    fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)
+    return folder / "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class ExportRun:
+    """Write one generator to a single `.safetensors` file that carries its configuration."""
+
+    model: str
+    """A supernet, or any generator file (one of another project is converted)."""
+    out: str
+    """The file to write, ending in `.safetensors`."""
+    config_str: str = ""
+    """The configuration to cut out of a supernet."""
+
+
+def run_export(run: ExportRun) -> Path:
+    """Export; returns the path written.
+
+    Raises:
+        ConfigError: a configuration for what is no supernet, or none for a supernet; a name of another ending.
+        CheckpointError: the model cannot be loaded.
+    """
+    if Path(run.out).suffix != ".safetensors":
+        raise ConfigError(f"out={run.out!r}: expected a file name ending in .safetensors")
+    generator: Generator
+    if run.config_str:
+        generator = load_supernet(run.model).extract(parse_config(run.config_str))
+    else:
+        generator = load_generator(run.model)
+        if "gancomp.space" in read_metadata(run.model):
+            raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to cut out of it")
+    generator.save(run.out, provenance("export", run, model=Path(run.model)))
+    return Path(run.out)

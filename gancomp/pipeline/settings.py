@@ -1,0 +1,117 @@
+"""Settings that several verbs share, and what every run records about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gancomp.data import DataConfig, PairedDataset, open_dataset
+from gancomp.errors import ConfigError
+from gancomp.io import sha256_file
+from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator, seeded_generator
+from gancomp.nn import init_weights
+from gancomp.version import __version__
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """The teacher's architecture."""
+
+    arch: Literal["resnet", "unet"] = "resnet"
+    """`resnet` (CycleGAN, pix2pix, GAN Compression) or `unet` (pix2pix)."""
+    ngf: int = 64
+    """Base width."""
+    n_blocks: int = 9
+    """Residual blocks (resnet)."""
+    n_levels: int = 8
+    """Halvings (unet): 8 for 256x256 images, 7 for 128x128."""
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """Normalisation."""
+    padding: Literal["reflect", "replicate", "zero"] = "reflect"
+    """Padding of the residual blocks and the 7x7 convolutions (resnet)."""
+    dropout: float = 0.0
+    """Dropout rate inside the blocks (resnet) or in the middle levels (unet) while training."""
+    separable: bool = False
+    """Depthwise-separable residual blocks: the "mobile" teacher of GAN Compression (resnet)."""
+
+    def build(self, data: DataConfig, seed: int) -> Generator:
+        """The initialised generator for the channels of ``data``."""
+        channels = {"in_channels": data.in_channels, "out_channels": data.out_channels, "norm": self.norm}
+        generator: Generator
+        if self.arch == "resnet":
+            config = ResnetConfig.uniform(
+                self.ngf, self.n_blocks, separable=self.separable, padding=self.padding, dropout=self.dropout, **channels
+            )
+            generator = ResnetGenerator(config)
+        elif self.arch == "unet":
+            generator = UnetGenerator(UnetConfig(self.ngf, self.n_levels, dropout=self.dropout, **channels))
+        else:
+            raise ConfigError(f"arch={self.arch!r}: expected resnet or unet")
+        if data.crop_size % generator.size_multiple:
+            raise ConfigError(f"crop_size={data.crop_size}: this {self.arch} needs a multiple of {generator.size_multiple}")
+        init_weights(generator, seeded_generator(seed))
+        return generator
+
+
+def open_split(data: DataConfig, split: Literal["train", "val", "test"], generator: Generator | None = None) -> PairedDataset:
+    """Open a split, after checking that ``generator`` takes such images.
+
+    Raises:
+        ConfigError: channels or size do not fit the generator.
+        DataError: the folder cannot be used.
+    """
+    if generator is not None:
+        for name in ("in_channels", "out_channels"):
+            have, want = getattr(data, name), getattr(generator.config, name)
+            if have != want:
+                raise ConfigError(f"data.{name}={have}: the generator has {want}")
+        if data.crop_size % generator.size_multiple:
+            raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
+    return open_dataset(data, split)
+
+
+def provenance(stage: str, settings: Any, **inputs: Path | None) -> dict[str, Any]:
+    """What a product carries about its making: version, stage, settings, hashes of the files it was made from."""
+    return {
+        "gancomp": __version__,
+        "torch": torch.__version__,
+        "stage": stage,
+        "settings": plain(settings, hide=("out", "config")),
+        "inputs": {name: sha256_file(path) for name, path in inputs.items() if path is not None},
+    }
+
+
+def plain(value: Any, hide: tuple[str, ...] = ()) -> Any:
+    """Settings as plain JSON/YAML values; the fields named in ``hide`` (where a run lies, not what it is) are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.name not in hide]
+        return {name: plain(getattr(value, name)) for name in fields}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def hardware() -> dict[str, Any]:
+    """The machine in words that tell nothing private: processor model, threads, accelerator."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

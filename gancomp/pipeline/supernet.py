@@ -1,0 +1,108 @@
+"""``gancomp supernet``: distil a teacher into a once-for-all supernet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gancomp.checkpoints import load_generator, load_network
+from gancomp.data import DataConfig, PairedDataset, stack_pairs
+from gancomp.errors import ConfigError
+from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, seeded_generator
+from gancomp.nn import init_weights
+from gancomp.pipeline.settings import open_split, plain, provenance
+from gancomp.supernet import SearchSpace, Supernet, transfer_weights
+from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
+
+
+@dataclass(frozen=True)
+class SupernetRun:
+    """Distil a teacher into a supernet that holds every sub-generator of a search space."""
+
+    teacher: str
+    """The teacher: any generator file `load_generator` takes."""
+    out: str
+    """Folder of the run; the same command goes on from what is there."""
+    discriminator: str = ""
+    """The teacher's discriminator to inherit; by default `discriminator.safetensors` beside the teacher, if it is there."""
+    space: str = "channels-48"
+    """Search space: channels-48, channels-32, channels-64-cycleGAN, channels-64-pix2pix, or channel lists like `32,24,16`
+    (one list for all slots, or one per slot joined by `;`)."""
+    separable: bool = True
+    """Decompose the residual blocks' convolutions into depthwise and pointwise ones."""
+    data: DataConfig = field(default_factory=DataConfig)
+    train: DistillOptions = field(default_factory=DistillOptions)
+
+
+def find_discriminator(path: str, teacher: str | Path) -> Path | None:
+    """The discriminator file to inherit: the one given, or the one beside the teacher if there is one."""
+    if path:
+        return Path(path)
+    beside = Path(teacher).parent / "discriminator.safetensors"
+    return beside if beside.exists() else None
+
+
+def load_discriminator(path: Path | None) -> PatchDiscriminator | None:
+    """Load a discriminator, or None for no path.
+
+    Raises:
+        ConfigError: the file holds another network.
+    """
+    if path is None:
+        return None
+    network = load_network(path)
+    if not isinstance(network, PatchDiscriminator):
+        raise ConfigError(f"discriminator={str(path)!r}: holds a {network.arch!r} network, expected 'patch'")
+    return network
+
+
+def build_supernet(run: SupernetRun, teacher: Generator, train: PairedDataset) -> Supernet:
+    """A supernet for ``teacher``, started from its weights or at random as the options say.
+
+    A teacher that is narrower than the space, or of another architecture, has nothing to inherit from: then, with
+    ``init=teacher`` (the default), the start is random too and the caller is told by :func:`inherits`.
+    """
+    n_blocks = teacher.config.n_blocks if isinstance(teacher, ResnetGenerator) else 9
+    space = SearchSpace.parse(run.space, slots=5 + min(3, n_blocks))
+    padding = teacher.config.padding if isinstance(teacher, ResnetGenerator) else "reflect"
+    channels = {"in_channels": teacher.config.in_channels, "out_channels": teacher.config.out_channels}
+    supernet = Supernet(space, n_blocks, separable=run.separable, padding=padding, **channels)
+    init_weights(supernet, seeded_generator(run.train.seed))
+    if run.train.init == "teacher" and inherits(teacher, supernet.generator):
+        assert isinstance(teacher, ResnetGenerator)
+        count = min(len(train), 8)
+        images = stack_pairs([train.load(i * len(train) // count) for i in range(count)]).input
+        transfer_weights(teacher, supernet.generator, calibration=images)
+    return supernet
+
+
+def inherits(teacher: Generator, student: ResnetGenerator) -> bool:
+    """Whether the student can start from the teacher's weights: a ResNet at least as wide everywhere."""
+    if not isinstance(teacher, ResnetGenerator) or teacher.config.n_blocks != student.config.n_blocks:
+        return False
+    names = ("stem", "down", "stream", "up", "last")
+    wide = all(getattr(teacher.config, name) >= getattr(student.config, name) for name in names)
+    return wide and all(a >= b for a, b in zip(teacher.config.hidden, student.config.hidden, strict=True))
+
+
+def run_supernet(run: SupernetRun, *, progress: bool = True, stop_at: int | None = None) -> Path:
+    """Train the supernet; returns the path of ``supernet.safetensors``.
+
+    Raises:
+        GancompError: wrong settings, unusable files or data, a run folder of other settings, an interrupt.
+    """
+    folder = StageFolder(run.out)
+    teacher = load_generator(run.teacher)
+    discriminator = find_discriminator(run.discriminator, run.teacher)
+    train = open_split(run.data, "train", teacher)
+    val = open_split(run.data, "val", teacher)
+    with torch.random.fork_rng(devices=[]):
+        supernet = build_supernet(run, teacher, train)
+    inherited = load_discriminator(discriminator) if run.train.lambda_gan > 0 else None
+    stage = DistillStage(supernet, teacher, run.train, inherited, "supernet")
+    folder.open({"verb": "supernet", **plain(run, hide=("out",))})
+    record = provenance("supernet", run, teacher=Path(run.teacher), discriminator=discriminator)
+    fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)
+    return folder / "supernet.safetensors"
