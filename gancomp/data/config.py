@@ -1,0 +1,55 @@
+"""Which images a run uses, and how they are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gancomp.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Paired images: inputs and the outputs they should become."""
+
+    root: str = "synthetic"
+    """Folder of the images, or `synthetic` for the embedded edges->shapes set."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which side is the input: A is the left half (or the A folder), B the right."""
+    load_size: int = 286
+    """Side in pixels to which images are resized before a random crop (training)."""
+    crop_size: int = 256
+    """Side in pixels of the images that the networks see."""
+    flip: bool = True
+    """Random horizontal flips (training)."""
+    in_channels: int = 3
+    """1 (grey) or 3 (RGB)."""
+    out_channels: int = 3
+    """1 (grey) or 3 (RGB)."""
+    max_images: int = 0
+    """Use at most this many images of every split; 0 uses all."""
+    synthetic_train: int = 512
+    """Training pairs of the embedded set."""
+    synthetic_test: int = 64
+    """Validation pairs of the embedded set, and as many test pairs."""
+    cache_mb: int = 2048
+    """Memory in MB for decoded images; what does not fit is decoded again every time."""
+    seed: int = 233
+    """Seed of held-out splits and of the embedded set."""
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("AtoB", "BtoA"):
+            raise ConfigError(f"data.direction={self.direction!r}: expected AtoB or BtoA")
+        if self.crop_size < 8 or self.crop_size % 4:
+            raise ConfigError(f"data.crop_size={self.crop_size}: expected a multiple of 4, at least 8")
+        if self.load_size < self.crop_size:
+            raise ConfigError(f"data.load_size={self.load_size}: expected at least crop_size={self.crop_size}")
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) not in (1, 3):
+                raise ConfigError(f"data.{name}={getattr(self, name)}: expected 1 or 3")
+        for name, low in (("max_images", 0), ("synthetic_train", 1), ("synthetic_test", 1), ("cache_mb", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"data.{name}={getattr(self, name)}: expected at least {low}")
