@@ -15,6 +15,7 @@ from gancomp.errors import ConfigError
 from gancomp.io import sha256_file
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator, seeded_generator
 from gancomp.nn import init_weights
+from gancomp.train import TrainOptions
 from gancomp.version import __version__
 
 
@@ -73,6 +74,15 @@ def open_split(data: DataConfig, split: Literal["train", "val", "test"], generat
         if data.crop_size % generator.size_multiple:
             raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
     return open_dataset(data, split)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: unknown, or not on this machine.
+    """
+    return TrainOptions(device=name).torch_device()
 
 
 def provenance(stage: str, settings: Any, **inputs: Path | None) -> dict[str, Any]:

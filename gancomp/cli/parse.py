@@ -1,0 +1,151 @@
+"""Settings from a YAML run file, overridden by flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gancomp.errors import ConfigError
+
+T = TypeVar("T")
+
+# The field's customary names, kept where they say the same thing.
+ALIASES = {
+    "--dataroot": "--data.root",
+    "--direction": "--data.direction",
+    "--load-size": "--data.load-size",
+    "--crop-size": "--data.crop-size",
+    "--ngf": "--model.ngf",
+    "--netG": "--model.arch",
+}
+
+
+def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bool]:
+    """Read the settings of a verb: the file of ``--config`` first, then flags.
+
+    Returns:
+        The settings, and whether ``--print-config`` asked to print instead of run them.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or has unknown or wrong values.
+        SystemExit: a flag is unknown or wrong (status 2), or help was asked for (status 0).
+    """
+    import tyro
+
+    rest, file, show = _take_config(arguments)
+    names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    rest = [_rename(argument, names) for argument in rest]
+    values = _read_yaml(file, verb) if file else {}
+    default = _build(settings, values, "", missing=tyro.MISSING)
+    parsed = tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default, config=(tyro.conf.FlagConversionOff,))
+    return parsed, show
+
+
+def _take_config(arguments: Sequence[str]) -> tuple[list[str], str, bool]:
+    rest: list[str] = []
+    file, show = "", False
+    iterator = iter(arguments)
+    for argument in iterator:
+        if argument == "--config":
+            file = next(iterator, "")
+            if not file:
+                raise ConfigError("--config: expected the path of a YAML file")
+        elif argument.startswith("--config="):
+            file = argument.partition("=")[2]
+        elif argument == "--print-config":
+            show = True
+        else:
+            rest.append(argument)
+    return rest, file, show
+
+
+def _rename(argument: str, names: set[str]) -> str:
+    flag, equals, value = argument.partition("=")
+    target = ALIASES.get(flag)
+    if target is None or target[2:].split(".")[0] not in names or flag[2:].replace("-", "_") in names:
+        return argument
+    return target + equals + value
+
+
+def _read_yaml(file: str, verb: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config={file!r}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"config={file!r}: is a folder, expected a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config={file!r}: not YAML ({str(error).splitlines()[0]})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"config={file!r}: expected settings as `name: value` lines")
+    # The file written beside a run names its verb.
+    written_by = values.pop("verb", verb)
+    if written_by != verb:
+        raise ConfigError(f"config={file!r}: is a run file of `gancomp {written_by}`")
+    return values
+
+
+def _build(settings: Any, values: Mapping[str, Any], prefix: str, missing: Any) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    hints = typing.get_type_hints(settings)
+    for name in values:
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise ConfigError(f"run file: unknown setting {prefix}{name}{hint}")
+    built = {}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if dataclasses.is_dataclass(hints[name]):
+            inner = values.get(name, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"run file: {prefix}{name}={inner!r}: expected settings of its own")
+            start = {} if field.default_factory is dataclasses.MISSING else _changed(hints[name], field.default_factory())
+            built[name] = _build(hints[name], {**start, **inner}, f"{prefix}{name}.", missing)
+        elif name in values:
+            built[name] = _convert(values[name], hints[name], prefix + name)
+        elif required:
+            built[name] = missing
+    return settings(**built)
+
+
+def _changed(settings: Any, value: Any) -> dict[str, Any]:
+    """What an owner's default sets differently from the group's own defaults."""
+    plain = settings()
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(settings)
+        if getattr(value, field.name) != getattr(plain, field.name)
+    }
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """Check a YAML value against the field's type; YAML reads 1e-3 as text, so numbers in text are taken as numbers."""
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in choices:
+            raise ConfigError(f"run file: {name}={value!r}: expected one of {', '.join(map(str, choices))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(value, next(c for c in choices if c is not type(None)), name)
+    try:
+        if hint is bool and isinstance(value, bool):
+            return value
+        if hint is int and not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(float(value))
+        if hint is float and not isinstance(value, bool):
+            return float(value)
+        if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+            return str(value)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"run file: {name}={value!r}: expected {getattr(hint, '__name__', hint)}")

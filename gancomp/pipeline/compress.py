@@ -1,0 +1,170 @@
+"""``gancomp compress``: every stage, from images or a trained teacher to a compressed generator and a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.data import DataConfig, train_batches
+from gancomp.errors import ConfigError
+from gancomp.io import atomic_path, read_json, write_json
+from gancomp.pipeline.evaluate import EvaluateOptions
+from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_finetune
+from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
+from gancomp.pipeline.settings import TeacherModel, open_split, plain
+from gancomp.pipeline.summary import write_summary
+from gancomp.pipeline.supernet import SupernetRun, build_supernet, run_supernet
+from gancomp.pipeline.train import TrainRun, run_train
+from gancomp.search import SearchOptions
+from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions
+
+
+@dataclass(frozen=True)
+class CompressRun:
+    """Compress a generator: teacher, supernet, search, fine-tuning, export, evaluation and report, each resumable."""
+
+    out: str
+    """Folder of the run; the same command goes on from what is there."""
+    teacher: str = ""
+    """A trained teacher's generator file; empty to train one."""
+    discriminator: str = ""
+    """That teacher's discriminator; by default `discriminator.safetensors` beside it, if it is there."""
+    budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(ratio="10x"))
+    minutes: float = 0.0
+    """Training time to spend in all: the stages' steps are set from the measured speed of this machine (their own `steps`
+    are then not used). 0 uses the stages' steps."""
+    space: str = "channels-48"
+    """Search space of the supernet; see `gancomp supernet --help`."""
+    separable: bool = True
+    """Depthwise-separable residual blocks in the student."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: TeacherModel = field(default_factory=TeacherModel)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    supernet: DistillOptions = field(default_factory=lambda: DistillOptions(sampling="sandwich"))
+    search: SearchOptions = field(default_factory=SearchOptions)
+    finetune: DistillOptions = field(default_factory=lambda: DistillOptions(steps=5000))
+    finetuning: bool = True
+    """Fine-tune the chosen configuration; without, its slices of the supernet are exported as they are."""
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+
+# Shares of the training time, measured in steps that cost different times: the teacher bounds what the student can learn.
+_SHARES = {"train": 0.45, "supernet": 0.37, "finetune": 0.18}
+
+
+def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
+    """Run every stage that is not done yet; returns the path of ``report.html``.
+
+    The folder ends with ``student.safetensors``, ``evaluation.json``, ``report.html`` and a folder per stage.
+
+    Raises:
+        GancompError: wrong settings, unusable files or data, an unreachable budget, a folder of another run, an interrupt.
+    """
+    run.budget.parse()
+    folder = StageFolder(run.out)
+    # Every split is opened before hours of training depend on it.
+    for split in ("train", "val", "test"):
+        open_split(run.data, split)
+    folder.open({"verb": "compress", **plain(run, hide=("out",))})
+    run = planned(run, folder)
+    teacher, discriminator = Path(run.teacher), run.discriminator
+    if not run.teacher:
+        _announce("teacher", progress)
+        teacher = run_train(TrainRun(str(folder / "teacher"), run.data, run.model, run.train), progress=progress)
+    _announce("supernet", progress)
+    supernet = run_supernet(
+        SupernetRun(
+            str(teacher),
+            str(folder / "supernet"),
+            discriminator=discriminator,
+            space=run.space,
+            separable=run.separable,
+            data=run.data,
+            train=run.supernet,
+        ),
+        progress=progress,
+    )
+    _announce("search", progress)
+    found = run_search(
+        SearchRun(
+            str(supernet), str(folder / "search"), str(teacher), run.budget, run.search, run.data, run.evaluate
+        ),
+        progress=progress,
+    )
+    config_str = found.best["config_str"]
+    if run.finetuning:
+        _announce(f"fine-tuning {config_str}", progress)
+        chosen = run_finetune(
+            FinetuneRun(
+                str(supernet), str(teacher), config_str, str(folder / "finetune"), data=run.data, train=run.finetune
+            ),
+            progress=progress,
+        )
+        with atomic_path(folder / "student.safetensors") as temporary:
+            temporary.write_bytes(chosen.read_bytes())
+    else:
+        run_export(ExportRun(str(supernet), str(folder / "student.safetensors"), config_str))
+    _announce("report", progress)
+    return write_summary(run, folder, teacher, supernet, found)
+
+
+def _announce(stage: str, progress: bool) -> None:
+    if progress:
+        print(f"== {stage}", flush=True)
+
+
+def planned(run: CompressRun, folder: StageFolder) -> CompressRun:
+    """The run with its steps set from ``minutes``; the plan is kept so that a resumed run trains as long."""
+    if run.minutes <= 0:
+        return run
+    path = folder / "plan.json"
+    if not path.exists():
+        write_json(path, _plan(run))
+    steps = read_json(path)["steps"]
+    return replace(
+        run,
+        train=replace(run.train, steps=steps["train"]),
+        supernet=replace(run.supernet, steps=steps["supernet"]),
+        finetune=replace(run.finetune, steps=steps["finetune"]),
+    )
+
+
+def _plan(run: CompressRun) -> dict[str, Any]:
+    """Time a few steps of every stage on this machine and share ``minutes`` out."""
+    shares = {name: share for name, share in _SHARES.items() if _trains(run, name)}
+    if not shares:
+        raise ConfigError(f"minutes={run.minutes}: there is nothing to train")
+    data = open_split(run.data, "train")
+    teacher = load_generator(run.teacher) if run.teacher else run.model.build(run.data, run.train.seed)
+    settings = SupernetRun("", "", space=run.space, separable=run.separable, data=run.data, train=run.supernet)
+    supernet = build_supernet(settings, teacher, data)
+    stages: dict[str, Stage] = {
+        "supernet": DistillStage(supernet, teacher, run.supernet),
+        "finetune": DistillStage(supernet.extract(supernet.space.smallest), teacher, run.finetune, name="finetune"),
+    }
+    if "train" in shares:
+        fresh = run.model.build(run.data, run.train.seed)
+        stages["train"] = TeacherStage(fresh, run.train)
+    total = sum(shares.values())
+    seconds = {name: _step_seconds(stages[name], data) for name in shares}
+    steps = {name: max(1, int(run.minutes * 60 * share / total / seconds[name])) for name, share in shares.items()}
+    return {"minutes": run.minutes, "seconds_per_step": seconds, "steps": {**dict.fromkeys(_SHARES, 1), **steps}}
+
+
+def _trains(run: CompressRun, stage: str) -> bool:
+    return {"train": not run.teacher, "supernet": True, "finetune": run.finetuning}[stage]
+
+
+def _step_seconds(stage: Stage, data: Any, steps: int = 4) -> float:
+    batches = train_batches(data, stage.options.batch_size, stage.options.seed)
+    times = []
+    for step in range(steps + 1):
+        batch = next(batches).to(stage.device)
+        begin = time.perf_counter()
+        losses = stage.step(batch, step)
+        float(next(iter(losses.values())))
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[steps // 2]

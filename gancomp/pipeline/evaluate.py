@@ -1,0 +1,76 @@
+"""``gancomp evaluate``: scores of a generator on a split, with their protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from gancomp.checkpoints import load_generator, load_supernet, read_metadata
+from gancomp.data import DataConfig
+from gancomp.errors import ConfigError
+from gancomp.io import sha256_file, write_json
+from gancomp.metrics import Evaluator, load_extractor
+from gancomp.models.channels import parse_config
+from gancomp.pipeline.settings import open_split, pick_device
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How scores are computed."""
+
+    features: str = ""
+    """Feature network of the Frechet distance: a MobileNetV2 file or a `.pt2` program; empty for the embedded seeded network
+    (the number is then called `fd_random`)."""
+    batch_size: int = 8
+    """Images per forward pass."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`."""
+
+
+@dataclass(frozen=True)
+class EvaluateRun:
+    """Score a generator on a split of a data set."""
+
+    model: str
+    """A generator file, or a supernet with `config_str`."""
+    config_str: str = ""
+    """The configuration of a supernet."""
+    split: Literal["val", "test", "train"] = "test"
+    """Which images."""
+    out: str = ""
+    """Write scores and protocol to this JSON file too."""
+    json: bool = False
+    """Print JSON."""
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+
+def make_evaluator(data: DataConfig, split: Literal["train", "val", "test"], options: EvaluateOptions, generator: Any) -> Evaluator:
+    """The evaluator of a split for generators like ``generator``."""
+    if options.batch_size < 1:
+        raise ConfigError(f"evaluate.batch_size={options.batch_size}: expected at least 1")
+    extractor = load_extractor(options.features or None)
+    return Evaluator(open_split(data, split, generator), extractor, options.batch_size, pick_device(options.device))
+
+
+def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
+    """Scores and protocol of the generator.
+
+    Raises:
+        GancompError: unusable files, data or settings.
+    """
+    if run.config_str:
+        generator = load_supernet(run.model).extract(parse_config(run.config_str))
+    else:
+        if "gancomp.space" in read_metadata(run.model):
+            raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to evaluate")
+        generator = load_generator(run.model)
+    evaluator = make_evaluator(run.data, run.split, run.evaluate, generator)
+    with torch.inference_mode():
+        scores = evaluator.evaluate(generator.to(evaluator.device).eval())
+    result = {"scores": scores, "protocol": {**evaluator.protocol(), "weights_sha256": sha256_file(run.model)}}
+    if run.out:
+        write_json(run.out, result)
+    return result

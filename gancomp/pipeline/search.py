@@ -1,0 +1,122 @@
+"""``gancomp search``: the best configuration of a supernet under a budget, without retraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.data import DataConfig
+from gancomp.errors import ConfigError
+from gancomp.io import sha256_file, write_json
+from gancomp.metrics import HIGHER_IS_BETTER
+from gancomp.models.channels import Config
+from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
+from gancomp.pipeline.settings import plain, provenance
+from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, profile_module, search
+from gancomp.train import StageFolder
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """What the chosen generator may cost at most; several limits hold together."""
+
+    ratio: str = ""
+    """Relative to the teacher's multiply-accumulates: `10x` allows a tenth of them."""
+    macs: str = ""
+    """True multiply-accumulates per image: `2.5e9`, `2.5G`, `500M`."""
+    params: str = ""
+    """Parameters: `0.5M`."""
+    latency_ms: float = 0.0
+    """Measured milliseconds per image (median, batch 1) on this machine."""
+
+    def parse(self) -> Budget:
+        """The limits as numbers.
+
+        Raises:
+            ConfigError: a limit cannot be read, or none is given.
+        """
+        return Budget.parse(ratio=self.ratio, macs=self.macs, params=self.params, latency_ms=self.latency_ms)
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """Find the best configuration of a supernet under a budget."""
+
+    supernet: str
+    """`supernet.safetensors` of a supernet run."""
+    out: str
+    """Folder of the results; the same command goes on from what is there."""
+    teacher: str = ""
+    """The teacher's generator file: needed for a budget like `10x`, drawn in the plot."""
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+
+def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
+    """Search; writes ``results.jsonl``, ``pareto.png`` and ``chosen.json`` to the folder.
+
+    Raises:
+        GancompError: wrong settings, unusable files or data, an unreachable budget, a folder of another search.
+    """
+    folder = StageFolder(run.out)
+    supernet = load_supernet(run.supernet)
+    teacher = load_generator(run.teacher) if run.teacher else None
+    evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator)
+    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    teacher_profile = None if teacher is None else profile_module(teacher, shape)
+    limits = run.budget.parse().resolve(teacher_profile)
+    cost = CostModel(supernet, shape, measure_latency=limits.latency_ms > 0)
+    objective = run.search.objective
+    key = evaluator.fd_name if objective == "fd" else objective
+    supernet.to(evaluator.device)
+
+    @torch.inference_mode()
+    def evaluate(config: Config) -> dict[str, float]:
+        supernet.set(config)
+        wanted = ["l1", objective] if objective != "l1" else ["l1"]
+        return evaluator.evaluate(supernet, wanted)
+
+    folder.open({"verb": "search", **plain(run, hide=("out",))})
+    header = {"supernet_sha256": sha256_file(run.supernet), **evaluator.protocol()}
+    result = search(
+        supernet.space,
+        evaluate,
+        cost,
+        limits,
+        run.search,
+        objective_key=key,
+        maximize=objective in HIGHER_IS_BETTER,
+        results_path=folder / "results.jsonl",
+        header=header,
+        progress=progress,
+    )
+    _plot(run, result, key, objective in HIGHER_IS_BETTER, limits.macs, folder)
+    inputs = {"supernet": Path(run.supernet), "teacher": Path(run.teacher) if run.teacher else None}
+    write_json(folder / "chosen.json", {**result.best, "objective": key, "provenance": provenance("search", run, **inputs)})
+    folder.finish({"stage": "search", "config_str": result.best["config_str"], "evaluated": len(result.records)})
+    return result
+
+
+def _plot(run: SearchRun, result: SearchResult, key: str, maximize: bool, limit: float, folder: StageFolder) -> None:
+    from gancomp.report.plots import pareto_plot
+
+    try:
+        pareto_plot(
+            folder / "pareto.png",
+            result.records,
+            result.best,
+            cost_key="macs",
+            objective_key=key,
+            maximize=maximize,
+            limit=limit or None,
+            cost_label="multiply-accumulates per image",
+            objective_label=f"{key} on the validation split",
+        )
+    except ConfigError as error:
+        # A machine without a plotting library still gets its result.
+        print(f"search: no Pareto plot ({error})")
