@@ -42,7 +42,7 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
     rest = [_rename(argument, names) for argument in rest]
     values = _read_yaml(file, verb) if file else {}
     default = _build(settings, values, "", missing=tyro.MISSING)
-    parsed = tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default, config=(tyro.conf.FlagConversionOff,))
+    parsed = tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default)
     return parsed, show
 
 

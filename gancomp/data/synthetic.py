@@ -138,7 +138,7 @@ def scene(seed: int, split: Split, index: int) -> list[Thing]:
                 y=y + rng.uniform(-0.06, 0.06),
                 scale=size * rng.uniform(0.88, 1.08),
                 angle=rng.uniform(-0.3, 0.3),
-                frequency=rng.uniform(3.2, 4.6) * (1.0 if count == 1 else 0.72),
+                frequency=rng.uniform(4.4, 5.8) * (1.0 if count == 1 else 0.6),
                 details=tuple(float(v) for v in rng.uniform(0, 1, 3)),
             )
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.checkpoints import load_generator
 from gancomp.data import DataConfig, train_batches
 from gancomp.errors import ConfigError
 from gancomp.io import atomic_path, read_json, write_json
@@ -22,9 +22,12 @@ from gancomp.search import SearchOptions
 from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions
 
 
-@dataclass(frozen=True)
-class CompressRun:
-    """Compress a generator: teacher, supernet, search, fine-tuning, export, evaluation and report, each resumable."""
+@dataclass(frozen=True, kw_only=True)
+class CompressRun(BudgetOptions):
+    """Compress a generator: teacher, supernet, search, fine-tuning, export, evaluation and report, each resumable.
+
+    Without a limit (`budget`, `macs`, `params`, `latency_ms`) the budget is 10x.
+    """
 
     out: str
     """Folder of the run; the same command goes on from what is there."""
@@ -32,7 +35,6 @@ class CompressRun:
     """A trained teacher's generator file; empty to train one."""
     discriminator: str = ""
     """That teacher's discriminator; by default `discriminator.safetensors` beside it, if it is there."""
-    budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(ratio="10x"))
     minutes: float = 0.0
     """Training time to spend in all: the stages' steps are set from the measured speed of this machine (their own `steps`
     are then not used). 0 uses the stages' steps."""
@@ -63,7 +65,9 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     Raises:
         GancompError: wrong settings, unusable files or data, an unreachable budget, a folder of another run, an interrupt.
     """
-    run.budget.parse()
+    if not run.limits():
+        run = replace(run, budget="10x")
+    run.parse_budget()
     folder = StageFolder(run.out)
     # Every split is opened before hours of training depend on it.
     for split in ("train", "val", "test"):
@@ -90,7 +94,13 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     _announce("search", progress)
     found = run_search(
         SearchRun(
-            str(supernet), str(folder / "search"), str(teacher), run.budget, run.search, run.data, run.evaluate
+            supernet=str(supernet),
+            out=str(folder / "search"),
+            teacher=str(teacher),
+            search=run.search,
+            data=run.data,
+            evaluate=run.evaluate,
+            **run.limits(),  # type: ignore[arg-type]
         ),
         progress=progress,
     )

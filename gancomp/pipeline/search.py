@@ -19,12 +19,12 @@ from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, profi
 from gancomp.train import StageFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
     """What the chosen generator may cost at most; several limits hold together."""
 
-    ratio: str = ""
-    """Relative to the teacher's multiply-accumulates: `10x` allows a tenth of them."""
+    budget: str = ""
+    """Reduction of the teacher's multiply-accumulates: `10x` allows a tenth of them."""
     macs: str = ""
     """True multiply-accumulates per image: `2.5e9`, `2.5G`, `500M`."""
     params: str = ""
@@ -32,17 +32,22 @@ class BudgetOptions:
     latency_ms: float = 0.0
     """Measured milliseconds per image (median, batch 1) on this machine."""
 
-    def parse(self) -> Budget:
+    def limits(self) -> dict[str, str | float]:
+        """The limits that were given, by name."""
+        values = {name: getattr(self, name) for name in ("budget", "macs", "params", "latency_ms")}
+        return {name: value for name, value in values.items() if value}
+
+    def parse_budget(self) -> Budget:
         """The limits as numbers.
 
         Raises:
             ConfigError: a limit cannot be read, or none is given.
         """
-        return Budget.parse(ratio=self.ratio, macs=self.macs, params=self.params, latency_ms=self.latency_ms)
+        return Budget.parse(ratio=self.budget, macs=self.macs, params=self.params, latency_ms=self.latency_ms)
 
 
-@dataclass(frozen=True)
-class SearchRun:
+@dataclass(frozen=True, kw_only=True)
+class SearchRun(BudgetOptions):
     """Find the best configuration of a supernet under a budget."""
 
     supernet: str
@@ -50,8 +55,7 @@ class SearchRun:
     out: str
     """Folder of the results; the same command goes on from what is there."""
     teacher: str = ""
-    """The teacher's generator file: needed for a budget like `10x`, drawn in the plot."""
-    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    """The teacher's generator file: needed for a budget like `10x`."""
     search: SearchOptions = field(default_factory=SearchOptions)
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
@@ -69,7 +73,7 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator)
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
-    limits = run.budget.parse().resolve(teacher_profile)
+    limits = run.parse_budget().resolve(teacher_profile)
     cost = CostModel(supernet, shape, measure_latency=limits.latency_ms > 0)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective

@@ -1,0 +1,202 @@
+"""The end of ``compress``: scores on the test split, measured latency, and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.data import stack_pairs, to_image
+from gancomp.errors import ConfigError
+from gancomp.io import read_json, read_jsonl, sha256_file, write_json
+from gancomp.metrics import Latency, generator_call, measure_latency
+from gancomp.models import Generator
+from gancomp.models.channels import parse_config
+from gancomp.models.stock import stock_generator
+from gancomp.pipeline.evaluate import make_evaluator
+from gancomp.pipeline.settings import hardware
+from gancomp.report import ReportData, Stage, Table, write_report
+from gancomp.report.plots import curves_plot
+from gancomp.search import Profile, SearchResult, profile_module
+from gancomp.train import StageFolder
+from gancomp.version import __version__
+
+if TYPE_CHECKING:
+    from gancomp.pipeline.compress import CompressRun
+
+_LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
+
+
+def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet: Path, found: SearchResult) -> Path:
+    """Evaluate teacher and student on the test split, time them, and write ``evaluation.json`` and ``report.html``."""
+    path = folder / "report.html"
+    student_path = folder / "student.safetensors"
+    record_path = folder / "evaluation.json"
+    networks: dict[str, Generator] = {"teacher": load_generator(teacher)}
+    if run.finetuning:
+        networks["before fine-tuning"] = load_supernet(supernet).extract(parse_config(found.best["config_str"]))
+    networks["student"] = load_generator(student_path)
+    digest = sha256_file(student_path)
+    record = read_json(record_path) if record_path.exists() else {}
+    if record.get("student_sha256") != digest:
+        record = {"student_sha256": digest, **_measure(run, networks)}
+        write_json(record_path, record)
+    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    profiles = {name: profile_module(network, shape) for name, network in networks.items()}
+    write_report(path, _report(run, folder, networks, profiles, found, record))
+    return path
+
+
+def _measure(run: CompressRun, networks: dict[str, Generator]) -> dict[str, Any]:
+    evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"])
+    metrics = ["l1", "psnr", "ssim", "fd"] if len(evaluator.dataset) > 1 else ["l1", "psnr", "ssim"]
+    scores = {
+        name: evaluator.evaluate(network.to(evaluator.device).eval(), metrics) for name, network in networks.items()
+    }
+    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    latency = {name: vars(value) for name, value in _time(networks, shape, evaluator.device).items()}
+    return {"scores": scores, "protocol": evaluator.protocol(), "latency_ms": latency, "hardware": hardware()}
+
+
+def _time(networks: dict[str, Generator], shape: tuple[int, int, int, int], device: torch.device) -> dict[str, Latency]:
+    """Teacher and student, in stock PyTorch layers and in this package's, against each other in one process."""
+    contenders = {}
+    for name in ("teacher", "student"):
+        forms: dict[str, nn.Module] = {"gancomp": networks[name]}
+        try:
+            forms["eager"] = stock_generator(networks[name])
+        except ConfigError:
+            # An architecture without fused layers is stock PyTorch already.
+            forms = {"eager": networks[name]}
+        contenders.update({f"{name}, {form}": generator_call(module, shape, device) for form, module in forms.items()})
+    return measure_latency(contenders, rounds=40, seconds=30.0)
+
+
+def _report(
+    run: CompressRun,
+    folder: StageFolder,
+    networks: dict[str, Generator],
+    profiles: dict[str, Profile],
+    found: SearchResult,
+    record: dict[str, Any],
+) -> ReportData:
+    before, after = profiles["teacher"], profiles["student"]
+    latency = record["latency_ms"]
+    base = latency["teacher, eager"]
+    best = latency["student, gancomp"]
+    headline = [
+        (f"{before.macs / after.macs:.1f}x", "fewer multiply-accumulates"),
+        (f"{before.params / after.params:.1f}x", "fewer parameters"),
+        (f"{base['p50'] / best['p50']:.1f}x", f"faster: {base['p50']:.1f} ms to {best['p50']:.1f} ms"),
+    ]
+    protocol = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["protocol"].items())
+    notes = [
+        "Latency is the measured time of one image in one process on the machine named below, contenders in turns. "
+        "'Eager PyTorch' is the same network in stock layers.",
+    ]
+    if not run.evaluate.features:
+        notes.append(
+            "fd_random is a Frechet distance on the features of a fixed random network. It compares the columns of this table "
+            "with each other; it is not FID and cannot be compared with published numbers."
+        )
+    if not run.teacher:
+        notes.append(f"The teacher was trained here for {run.train.steps} steps; published teachers train far longer.")
+    return ReportData(
+        title="Compressed generator",
+        subtitle=f"{_data_name(run)} at {run.data.crop_size}x{run.data.crop_size}, configuration {found.best['config_str']}",
+        headline=headline,
+        captions=["input", *networks, "ground truth"],
+        images=_images(run, networks),
+        tables=[_costs(profiles), _latencies(latency), _scores(record["scores"], list(networks), protocol)],
+        plots=[("Quality against cost of every configuration evaluated", (folder / "search" / "pareto.png").read_bytes())]
+        if (folder / "search" / "pareto.png").exists()
+        else [],
+        curves=_curves(folder),
+        stages=_stages(run, folder, found),
+        facts=_facts(run, found, record),
+        notes=notes,
+        command=f'import gancomp\ngenerator = gancomp.load_generator("{(folder / "student.safetensors").name}")',
+    )
+
+
+def _data_name(run: CompressRun) -> str:
+    return "Embedded edges->shapes set" if run.data.root == "synthetic" else Path(run.data.root).name
+
+
+@torch.inference_mode()
+def _images(run: CompressRun, networks: dict[str, Generator], count: int = 6) -> list[list[Any]]:
+    dataset = make_evaluator(run.data, "test", run.evaluate, networks["teacher"]).dataset
+    picks = sorted({round(i * (len(dataset) - 1) / max(count - 1, 1)) for i in range(count)})
+    batch = stack_pairs([dataset.load(i) for i in picks])
+    columns = [batch.input, *(network.cpu().eval()(batch.input) for network in networks.values()), batch.target]
+    return [[to_image(column[i]) for column in columns] for i in range(len(picks))]
+
+
+def _costs(profiles: dict[str, Profile]) -> Table:
+    rows = [
+        ("parameters", [f"{p.params:,}" for p in profiles.values()]),
+        ("multiply-accumulates", [f"{p.macs:,}" for p in profiles.values()]),
+        ("as the papers count them", [f"{p.macs_published:,}" for p in profiles.values()]),
+    ]
+    return Table("Cost", list(profiles), rows, "One image; the papers count a transposed convolution at every output pixel.")
+
+
+def _latencies(latency: dict[str, dict[str, float]]) -> Table:
+    rows = []
+    for name, value in latency.items():
+        rows.append((name, [f"{value['p50']:.2f}", f"{value['p95']:.2f}", str(value["calls"])]))
+    return Table("Latency of one image, milliseconds", ["p50", "p95", "calls"], sorted(rows), "")
+
+
+def _scores(scores: dict[str, dict[str, float]], names: list[str], protocol: str) -> Table:
+    metrics = list(scores["teacher"])
+    rows = [
+        (_LABELS.get(metric, f"{metric} (lower is better)"), [f"{scores[name][metric]:.4g}" for name in names])
+        for metric in metrics
+    ]
+    return Table("Quality on the test split", names, rows, protocol)
+
+
+def _curves(folder: StageFolder) -> list[tuple[str, bytes]]:
+    curves = []
+    for stage in ("teacher", "supernet", "finetune"):
+        records = read_jsonl(folder / stage / "log.jsonl")
+        series = {
+            name: [(r["step"], r[name]) for r in records if name in r] for name in ("recon", "distill", "G", "D")
+        }
+        series = {name: points for name, points in series.items() if len(points) > 1}
+        if series:
+            try:
+                curves.append((stage, curves_plot(series)))
+            except ConfigError:
+                return []
+    return curves
+
+
+def _stages(run: CompressRun, folder: StageFolder, found: SearchResult) -> list[Stage]:
+    stages = []
+    for name, options in (("teacher", run.train), ("supernet", run.supernet), ("finetune", run.finetune)):
+        done = StageFolder(folder / name).done
+        if done is not None:
+            settings = f"batch {options.batch_size}, lr {options.learning_rate(0):g}, {options.gan_mode}, seed {options.seed}"
+            stages.append(Stage(name, f"{done['steps']} steps", f"{done['seconds'] / 60:.1f} min", settings))
+    seconds = sum(record["seconds"] for record in found.records)
+    settings = f"{run.search.method}, objective {run.search.objective}, seed {run.search.seed}"
+    stages.insert(len(stages) - int(run.finetuning), Stage("search", f"{len(found.records)} configurations", f"{seconds / 60:.1f} min", settings))
+    return stages
+
+
+def _facts(run: CompressRun, found: SearchResult, record: dict[str, Any]) -> list[tuple[str, str]]:
+    machine = record["hardware"]
+    return [
+        ("configuration", found.best["config_str"]),
+        ("search space", run.space),
+        ("budget", ", ".join(f"{name} {value}" for name, value in run.limits().items())),
+        ("student.safetensors", f"sha256 {record['student_sha256']}"),
+        ("data", f"{_data_name(run)}, fingerprint {record['protocol']['data']}"),
+        ("machine", f"{machine['processor']}, {machine['threads']} threads, {machine['accelerator'] or 'no GPU'}"),
+        ("software", f"gancomp {__version__}, torch {torch.__version__}"),
+    ]

@@ -1,0 +1,136 @@
+"""The plots of search and training. matplotlib is imported when one is drawn, not before."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gancomp.errors import ConfigError
+from gancomp.io import atomic_path
+from gancomp.search.pareto import pareto_front
+
+INK, MUTED, ACCENT, WARM = "#1c2430", "#8a94a3", "#1f6feb", "#d9480f"
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("plots need matplotlib: pip install matplotlib") from None
+    figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Any, labels: int) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=INK, labelsize=labels)
+    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_formatter(lambda value, _: si(value))
+
+
+def si(value: float) -> str:
+    """A number with an SI prefix, e.g. ``2.5 G``."""
+    for limit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def pareto_plot(
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Any],
+    *,
+    cost_key: str,
+    objective_key: str,
+    maximize: bool,
+    limit: float | None,
+    cost_label: str,
+    objective_label: str,
+) -> None:
+    """Draw every evaluated configuration, the front, the budget and the chosen one, and write it as PNG.
+
+    Args:
+        path: of the PNG file.
+        records: ``{config_str, cost, metrics}`` of each configuration.
+        chosen: the record to point out.
+        cost_key: which cost is on the x axis.
+        objective_key: which score is on the y axis.
+        maximize: whether a higher score is better.
+        limit: the budget on the x axis, or None.
+        cost_label: of the x axis.
+        objective_label: of the y axis.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figure = _figure(7.2, 4.2)
+    axes = figure.add_subplot()
+    _style(axes, 9)
+    points = [(record["cost"][cost_key], record["metrics"][objective_key]) for record in records]
+    front = pareto_front([dict(record) for record in records], cost_key, objective_key, maximize)
+    axes.scatter(*zip(*points, strict=True), s=20, color=MUTED, alpha=0.55, linewidths=0)
+    edge = [(record["cost"][cost_key], record["metrics"][objective_key]) for record in front]
+    axes.step(*zip(*edge, strict=True), where="post", color=ACCENT, linewidth=1.6)
+    axes.scatter(*zip(*edge, strict=True), s=26, color=ACCENT, zorder=3, linewidths=0)
+    x, y = chosen["cost"][cost_key], chosen["metrics"][objective_key]
+    axes.scatter([x], [y], s=110, facecolors="none", edgecolors=WARM, linewidths=2, zorder=4)
+    middle = (min(p[0] for p in points) + max(p[0] for p in points)) / 2
+    axes.annotate(
+        f"{chosen['config_str']}\n{si(x)}, {y:.4g}",
+        (x, y),
+        xytext=(-10 if x > middle else 10, -14 if maximize else 16),
+        textcoords="offset points",
+        ha="right" if x > middle else "left",
+        color=WARM,
+        fontsize=9,
+    )
+    if limit is not None:
+        axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"budget {si(limit)}", (limit, 1), xycoords=("data", "axes fraction"), xytext=(-4, -2),
+            textcoords="offset points", rotation=90, ha="right", va="top", color=INK, fontsize=8,
+        )  # fmt: skip
+    axes.set_xlabel(cost_label, color=INK)
+    axes.set_ylabel(objective_label, color=INK)
+    axes.margins(x=0.06, y=0.14)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
+
+
+def curves_plot(series: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
+    """Draw training losses over steps, one small panel each; returns PNG bytes.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figure = _figure(2.6 * len(series), 2.1)
+    for index, (name, points) in enumerate(series.items(), start=1):
+        axes = figure.add_subplot(1, len(series), index)
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=ACCENT, linewidth=0.8, alpha=0.35)
+        axes.plot(steps, _smooth(values), color=ACCENT, linewidth=1.6)
+        axes.set_title(name, fontsize=10, color=INK, loc="left")
+        _style(axes, 8)
+        axes.locator_params(nbins=4)
+        axes.set_xlabel("step", fontsize=8, color=MUTED)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    window = max(1, len(values) // 15)
+    means = []
+    for end in range(1, len(values) + 1):
+        recent = values[max(0, end - window) : end]
+        means.append(sum(recent) / len(recent))
+    return means
