@@ -22,7 +22,9 @@ from gancomp.data.datasets import PairedDataset, PictureCache
 Array = np.ndarray
 
 PATTERNS = ("plain", "stripes", "bars", "diagonal", "checks", "dots", "rings")
+# Hue of the picture, and how dark the pattern's lines are in the drawing.
 _HUES = {"plain": 0.99, "stripes": 0.60, "bars": 0.37, "diagonal": 0.78, "checks": 0.08, "dots": 0.14, "rings": 0.50}
+_TONES = {"plain": 0.0, "stripes": 0.85, "bars": 0.40, "diagonal": 0.25, "checks": 0.60, "dots": 1.0, "rings": 0.70}
 _OFFSETS = {"train": 0, "val": 1, "test": 2}
 
 
@@ -166,10 +168,12 @@ def render(things: list[Thing], size: int) -> tuple[Image.Image, Image.Image]:
         picture = picture * (1 - cover[:, :, None]) + _shade(thing, inside, wave, size) * cover[:, :, None]
 
         slope = np.hypot(*np.gradient(wave)) + 1e-6
-        marks = np.clip(1.1 - np.abs(wave) / slope, 0, 1) * (inside < -1.5 * pixel)
+        # Lines where the wave crosses zero; dots are filled.
+        signed = -wave if thing.pattern == "dots" else np.abs(wave)
+        marks = np.clip(1.1 - signed / slope, 0, 1) * (inside < -1.5 * pixel)
         outline = np.clip(1.4 - np.abs(inside) / pixel, 0, 1)
         drawing = np.where(inside < 0, 1.0, drawing)
-        drawing = np.minimum(drawing, 1 - np.maximum(outline, 0.75 * marks))
+        drawing = np.minimum(drawing, 1 - np.maximum(outline, _TONES[thing.pattern] * marks))
     colours = np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
     strokes = np.clip(drawing * 255 + 0.5, 0, 255).astype(np.uint8)
     return Image.fromarray(strokes).convert("RGB"), Image.fromarray(colours)

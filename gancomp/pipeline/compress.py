@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gancomp.checkpoints import load_generator
 from gancomp.data import DataConfig, train_batches
 from gancomp.errors import ConfigError
@@ -16,9 +18,9 @@ from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_fi
 from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
 from gancomp.pipeline.settings import TeacherModel, open_split, plain
 from gancomp.pipeline.summary import write_summary
-from gancomp.pipeline.supernet import SupernetRun, build_supernet, run_supernet
+from gancomp.pipeline.supernet import SupernetRun, build_supernet, new_supernet, run_supernet
 from gancomp.pipeline.train import TrainRun, run_train
-from gancomp.search import SearchOptions
+from gancomp.search import CostModel, SearchOptions, check_reachable, profile_module
 from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions
 
 
@@ -72,6 +74,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     # Every split is opened before hours of training depend on it.
     for split in ("train", "val", "test"):
         open_split(run.data, split)
+    _check_budget(run)
     folder.open({"verb": "compress", **plain(run, hide=("out",))})
     run = planned(run, folder)
     teacher, discriminator = Path(run.teacher), run.discriminator
@@ -119,6 +122,20 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
         run_export(ExportRun(str(supernet), str(folder / "student.safetensors"), config_str))
     _announce("report", progress)
     return write_summary(run, folder, teacher, supernet, found)
+
+
+def _check_budget(run: CompressRun) -> None:
+    """Find out before any training that the budget is out of reach of the search space.
+
+    Raises:
+        ConfigError: the smallest configuration costs more than the budget allows.
+    """
+    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    teacher = load_generator(run.teacher) if run.teacher else run.model.build(run.data, run.train.seed)
+    limits = replace(run.parse_budget().resolve(profile_module(teacher, shape)), latency_ms=0.0)
+    with torch.device("meta"):
+        supernet = new_supernet(run.space, teacher, run.separable)
+    check_reachable(supernet.space, CostModel(supernet, shape), limits)
 
 
 def _announce(stage: str, progress: bool) -> None:

@@ -11,6 +11,7 @@ from gancomp.checkpoints import load_generator, load_network
 from gancomp.data import DataConfig, PairedDataset, stack_pairs
 from gancomp.errors import ConfigError
 from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, seeded_generator
+from gancomp.models.resnet import hidden_slots
 from gancomp.nn import init_weights
 from gancomp.pipeline.settings import open_split, plain, provenance
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
@@ -58,17 +59,23 @@ def load_discriminator(path: Path | None) -> PatchDiscriminator | None:
     return network
 
 
-def build_supernet(run: SupernetRun, teacher: Generator, train: PairedDataset) -> Supernet:
-    """A supernet for ``teacher``, started from its weights or at random as the options say.
+def new_supernet(space: str, teacher: Generator, separable: bool) -> Supernet:
+    """A supernet of a space for a teacher's channels, blocks and padding, its weights not yet initialised."""
+    resnet = teacher.config if isinstance(teacher, ResnetGenerator) else None
+    n_blocks = 9 if resnet is None else resnet.n_blocks
+    return Supernet(
+        SearchSpace.parse(space, slots=5 + hidden_slots(n_blocks)),
+        n_blocks,
+        separable=separable,
+        padding="reflect" if resnet is None else resnet.padding,
+        in_channels=teacher.config.in_channels,
+        out_channels=teacher.config.out_channels,
+    )
 
-    A teacher that is narrower than the space, or of another architecture, has nothing to inherit from: then, with
-    ``init=teacher`` (the default), the start is random too and the caller is told by :func:`inherits`.
-    """
-    n_blocks = teacher.config.n_blocks if isinstance(teacher, ResnetGenerator) else 9
-    space = SearchSpace.parse(run.space, slots=5 + min(3, n_blocks))
-    padding = teacher.config.padding if isinstance(teacher, ResnetGenerator) else "reflect"
-    channels = {"in_channels": teacher.config.in_channels, "out_channels": teacher.config.out_channels}
-    supernet = Supernet(space, n_blocks, separable=run.separable, padding=padding, **channels)
+
+def build_supernet(run: SupernetRun, teacher: Generator, train: PairedDataset) -> Supernet:
+    """A supernet for ``teacher``, started from its weights where it is wide enough (:func:`inherits`), else at random."""
+    supernet = new_supernet(run.space, teacher, run.separable)
     init_weights(supernet, seeded_generator(run.train.seed))
     if run.train.init == "teacher" and inherits(teacher, supernet.generator):
         assert isinstance(teacher, ResnetGenerator)

@@ -3,7 +3,7 @@
 from gancomp.search.budget import Budget, Limits
 from gancomp.search.cost import CostModel, LayerCost, Profile, profile_module
 from gancomp.search.pareto import pareto_front
-from gancomp.search.search import SearchOptions, SearchResult, search
+from gancomp.search.search import SearchOptions, SearchResult, check_reachable, search
 
 __all__ = [
     "Budget",
@@ -13,6 +13,7 @@ __all__ = [
     "Profile",
     "SearchOptions",
     "SearchResult",
+    "check_reachable",
     "pareto_front",
     "profile_module",
     "search",

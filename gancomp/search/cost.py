@@ -1,26 +1,37 @@
-"""What a generator costs: parameters, multiply-accumulates under both conventions, measured latency."""
+"""What a generator costs: parameters and multiply-accumulates (MACs) of every layer, and measured milliseconds.
+
+Two counts are given. ``macs`` is what the arithmetic takes. ``macs_published`` follows the tables of the literature, which
+count a transposed convolution as if every output pixel took every kernel tap: at stride 2 four times the true number.
+Source: GAN Compression, table 1, and the tables of the released models.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gancomp.errors import ConfigError
 from gancomp.metrics.latency import generator_call, measure_latency
-from gancomp.models import ResnetConfig
 from gancomp.models.channels import Config
-from gancomp.nn import InstanceNormAct
+from gancomp.nn import BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d
 from gancomp.supernet import Supernet
 
 Shape = tuple[int, int, int, int]
 
+# Layers whose output has the shape of their input. They are not run: a profile asks no kernel, whichever GANCOMP_BACKEND names,
+# and is several times faster.
+_SAME_SHAPE = (BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.Tanh)
+
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer: its parameters, true MACs, and MACs as the papers' tables count them."""
+    """One call of one layer; a layer that is called again lists its parameters once."""
 
     name: str
     kind: str
@@ -32,11 +43,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """A generator's cost for one input shape.
-
-    ``macs`` counts the products that are needed. ``macs_published`` follows the tables of the GAN compression literature,
-    which count a transposed convolution as if every output pixel took every kernel tap (four times too many at stride 2).
-    """
+    """Totals over the whole batch, and the layers in the order in which they run."""
 
     params: int
     macs: int
@@ -45,109 +52,170 @@ class Profile:
 
 
 def profile_module(module: nn.Module, input_shape: Shape, *, count_norm: bool = False) -> Profile:
-    """Count parameters and multiply-accumulates of the convolutions and linear layers of ``module``.
+    """Count parameters and multiply-accumulates of ``module`` for one input.
 
-    The module is copied to the meta device, so nothing is computed and nothing of the caller's changes. Channel counts are
-    those of the tensors that flow, so a module that uses part of its weights is counted for that part.
+    A copy runs once on tensors without data. Counted are convolutions, transposed convolutions and linear layers, with the
+    channels of the tensors that flow: a layer that uses the first channels of its weight counts as those.
 
     Args:
-        module: any network of ``nn.Conv2d``, ``nn.ConvTranspose2d`` and ``nn.Linear`` layers (and subclasses).
-        input_shape: [N, C, H, W].
+        module: left as it is. Extract a supernet's sub-network first: all parameters of ``module`` count.
+        input_shape: [N, C, H, W]; N = 1 for the cost of one image.
         count_norm: add one per output element of every InstanceNorm to ``macs_published``, as the first tables did.
+
+    Raises:
+        ConfigError: an input that the module cannot take.
     """
-    network = copy.deepcopy(module).to("meta").eval()
+    if len(input_shape) != 4 or min(input_shape) < 1:
+        raise ConfigError(f"input_shape={tuple(input_shape)}: expected four positive numbers [N, C, H, W]")
+    try:
+        layers = _run(_meta_copy(module), input_shape, count_norm)
+    except (RuntimeError, NotImplementedError):
+        # An op without shape rules, or a kernel asked for by name that needs data: the layers run for real, on any data.
+        # A wrong input fails again here.
+        real = copy.deepcopy(module)
+        on_meta = any(tensor.is_meta for tensor in module.parameters())
+        layers = _run(real.to_empty(device="cpu") if on_meta else real, input_shape, count_norm)
+    return Profile(
+        params=sum(parameter.numel() for parameter in module.parameters()),
+        macs=sum(layer.macs for layer in layers),
+        macs_published=sum(layer.macs_published for layer in layers),
+        layers=tuple(layers),
+    )
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, made without copying any weight."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def _run(module: nn.Module, input_shape: Shape, count_norm: bool) -> list[LayerCost]:
+    """Run ``module`` (a copy) once and list the layers that hold parameters or count."""
     layers: list[LayerCost] = []
-    handles = []
-    for name, layer in network.named_modules():
-        norm = count_norm and isinstance(layer, InstanceNormAct | nn.InstanceNorm2d)
-        if norm or isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            handles.append(layer.register_forward_hook(_counter(name, layers)))
+    listed: set[nn.Module] = set()
+
+    def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        params = 0 if layer in listed else sum(p.numel() for p in layer.parameters(recurse=False))
+        listed.add(layer)
+        macs, published = _count(layer, inputs[0], output, count_norm)
+        if params or published:
+            layers.append(LayerCost(name, type(layer).__name__, tuple(output.shape), params, macs, published))
+
+    for name, layer in module.named_modules():
+        if next(layer.children(), None) is None:
+            layer.register_forward_hook(functools.partial(hook, name))
+        if isinstance(layer, _SAME_SHAPE):
+            layer.forward = _same_shape  # type: ignore[method-assign]
+    like = next(module.parameters(), torch.empty(0))
     with torch.no_grad():
-        network(torch.empty(input_shape, device="meta"))
-    for handle in handles:
-        handle.remove()
-    params = sum(parameter.numel() for parameter in network.parameters())
-    return Profile(params, sum(c.macs for c in layers), sum(c.macs_published for c in layers), tuple(layers))
+        module.eval()(torch.zeros(input_shape, device=like.device, dtype=like.dtype))
+    return layers
 
 
-def _counter(name: str, layers: list[LayerCost]) -> Any:
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x = inputs[0]
-        params = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
-        if isinstance(layer, nn.Linear):
-            true = published = output.numel() * x.shape[-1]
-        elif isinstance(layer, nn.ConvTranspose2d):
-            taps = layer.kernel_size[0] * layer.kernel_size[1]
-            true = x.numel() * output.shape[1] // layer.groups * taps
-            published = output.numel() * x.shape[1] // layer.groups * taps
-        elif isinstance(layer, nn.Conv2d):
-            depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-            groups = x.shape[1] if depthwise else layer.groups
-            true = published = output.numel() * (x.shape[1] // groups) * layer.kernel_size[0] * layer.kernel_size[1]
-        else:
-            true, published = 0, output.numel()
-        layers.append(LayerCost(name, type(layer).__name__, tuple(output.shape), params, true, published))
-
-    return count
+def _same_shape(x: Tensor, residual: Tensor | None = None) -> Tensor:
+    return x.new_empty(x.shape)
 
 
-def resnet_cost(config: ResnetConfig, input_shape: Shape) -> dict[str, float]:
-    """``macs``, ``macs_published`` and ``params`` of a ResNet generator in closed form, for searches over many widths.
-
-    Equal to :func:`profile_module` of the built generator (a test compares them), thousands of times faster.
-    """
-    c, bias = config, int(config.norm != "batch")
-    full, half, quarter = (input_shape[0] * (input_shape[2] // d) * (input_shape[3] // d) for d in (1, 2, 4))
-    # (positions, weights, biases, published positions)
-    layers = [
-        (full, 49 * c.in_channels * c.stem, bias * c.stem, full),
-        (half, 9 * c.stem * c.down, bias * c.down, half),
-        (quarter, 9 * c.down * c.stream, bias * c.stream, quarter),
-        (quarter, 9 * c.stream * c.up, bias * c.up, half),
-        (half, 9 * c.up * c.last, bias * c.last, full),
-        (full, 49 * c.last * c.out_channels, c.out_channels, full),
-    ]
-    for hidden in c.hidden:
-        for inputs, outputs in ((c.stream, hidden), (hidden, c.stream)):
-            if c.separable:
-                layers += [(quarter, 9 * inputs, inputs, quarter), (quarter, inputs * outputs, outputs, quarter)]
-            else:
-                layers.append((quarter, 9 * inputs * outputs, bias * outputs, quarter))
-    norms = 0
-    if c.norm in ("instance_affine", "batch"):
-        norms = 2 * (c.stem + c.down + c.stream + sum(c.hidden) + c.n_blocks * c.stream + c.up + c.last)
-    return {
-        "macs": sum(positions * weights for positions, weights, _, _ in layers),
-        "macs_published": sum(positions * weights for _, weights, _, positions in layers),
-        "params": sum(weights + biases for _, weights, biases, _ in layers) + norms,
-    }
+def _count(layer: nn.Module, x: Tensor, y: Tensor, count_norm: bool) -> tuple[int, int]:
+    """Multiply-accumulates of one call, true and published."""
+    if isinstance(layer, nn.Linear):
+        return (y.numel() * x.shape[-1],) * 2
+    if isinstance(layer, InstanceNormAct | nn.InstanceNorm2d):
+        return 0, y.numel() if count_norm else 0
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return 0, 0
+    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    # A depthwise layer may be given fewer channels than it has: it has as many groups as it is given channels.
+    depthwise = 1 < layer.groups == layer.in_channels
+    groups = x.shape[1] if depthwise else layer.groups
+    published = y.numel() * (x.shape[1] // groups) * taps
+    if isinstance(layer, nn.ConvTranspose2d):
+        return x.numel() * (y.shape[1] // groups) * taps, published
+    return published, published
 
 
 class CostModel:
     """Costs of a supernet's configurations: ``cost(config)`` gives ``macs``, ``macs_published``, ``params``, ``latency_ms``.
 
+    The counts take about twenty microseconds. The supernet is profiled once; from then on the shapes of the weights are
+    enough: every dimension of every weight is an affine function of the configuration, and the MACs of a layer are its
+    weights times the positions they are applied at, which are the same for all configurations.
+
     Args:
-        supernet: whose configurations.
+        supernet: whose configurations; left as it is.
         input_shape: [N, C, H, W] of one forward pass.
-        measure_latency: measure the extracted sub-generator on the supernet's device (median of several calls); otherwise
-            ``latency_ms`` is left out. Every configuration is measured once.
+        measure_latency: measure the extracted sub-generator on the supernet's device (median, once per configuration);
+            without, ``latency_ms`` is left out.
+        rounds: timed calls of a measurement.
+
+    Raises:
+        ConfigError: an input that the supernet cannot take.
     """
 
-    def __init__(self, supernet: Supernet, input_shape: Shape, *, measure_latency: bool = False) -> None:
-        self.supernet, self.input_shape, self.measure = supernet, input_shape, measure_latency
-        self._cache: dict[Config, dict[str, float]] = {}
+    def __init__(
+        self, supernet: Supernet, input_shape: Shape, *, measure_latency: bool = False, rounds: int = 7
+    ) -> None:
+        self.supernet, self.input_shape = supernet, input_shape
+        self.measure_latency, self.rounds = measure_latency, rounds
+        self._latencies: dict[tuple[Config, int], float] = {}
+        space = supernet.space
+        profile = profile_module(self._build(space.largest), input_shape)
+
+        shapes = self._shapes(space.largest)
+        positions = {name: [1, 0, 0] for name in shapes}
+        for layer in profile.layers:
+            # Norms hold parameters without multiplying, so they have no positions.
+            if layer.macs:
+                weight = f"{layer.name}.weight"
+                positions[weight][1] += layer.macs // shapes[weight].prod()
+                positions[weight][2] += layer.macs_published // shapes[weight].prod()
+        self._positions = np.array(list(positions.values()), dtype=np.int64).T  # [3 counts, tensors]
+
+        self._smallest = np.array(space.smallest)
+        self._base = np.stack(list(self._shapes(space.smallest).values()))  # [tensors, 4 dimensions]
+        self._growth = np.zeros((*self._base.shape, len(space.choices)), dtype=np.int64)  # per channel of each slot
+        for slot, options in enumerate(space.choices):
+            if step := options[0] - options[-1]:
+                config = (*space.smallest[:slot], options[0], *space.smallest[slot + 1 :])
+                self._growth[..., slot] = (np.stack(list(self._shapes(config).values())) - self._base) // step
+        if self._counts(space.largest) != [profile.params, profile.macs, profile.macs_published]:
+            raise ConfigError(f"space {space.name!r}: the widths of this supernet are not affine in the configuration")
+
+    def _build(self, config: Config) -> nn.Module:
+        with torch.device("meta"):
+            return type(self.supernet.generator)(self.supernet.resnet_config(config))
+
+    def _shapes(self, config: Config) -> dict[str, np.ndarray]:
+        """Shapes of all parameters, filled up with ones to four dimensions."""
+        parameters = self._build(config).named_parameters()
+        return {name: np.array((*p.shape, *(1,) * (4 - p.dim())), dtype=np.int64) for name, p in parameters}
+
+    def _counts(self, config: Config) -> list[int]:
+        dims = self._base + self._growth @ (np.array(config) - self._smallest)
+        return (self._positions @ dims.prod(axis=1)).tolist()
 
     def __call__(self, config: Config) -> dict[str, float]:
-        """The cost of a configuration; values are cached."""
-        if config not in self._cache:
-            cost = resnet_cost(self.supernet.resnet_config(config), self.input_shape)
-            if self.measure:
-                cost["latency_ms"] = self._latency(config)
-            self._cache[config] = cost
-        return self._cache[config]
+        """The cost of a configuration; the latency is measured at most once.
 
-    def _latency(self, config: Config) -> float:
-        generator = self.supernet.extract(config)
-        device = next(generator.parameters()).device
-        call = generator_call(generator, self.input_shape, device)
-        return round(measure_latency({"generator": call}, rounds=7, seconds=3.0)["generator"].p50, 4)
+        Raises:
+            ConfigError: it is not in the space.
+        """
+        params, macs, published = self._counts(self.supernet.space.validate(config))
+        cost: dict[str, float] = {"macs": macs, "macs_published": published, "params": params}
+        if self.measure_latency:
+            cost["latency_ms"] = self.latency_ms(config)
+        return cost
+
+    def latency_ms(self, config: Config) -> float:
+        """Median milliseconds of a call of the extracted sub-generator; measured once per number of threads."""
+        key = (tuple(config), torch.get_num_threads())
+        if key not in self._latencies:
+            generator = self.supernet.extract(config)
+            call = generator_call(generator, self.input_shape, next(generator.parameters()).device)
+            measured = measure_latency({"generator": call}, rounds=self.rounds, seconds=3.0)
+            self._latencies[key] = round(measured["generator"].p50, 4)
+        return self._latencies[key]

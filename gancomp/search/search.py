@@ -111,7 +111,7 @@ def search(
         ConfigError: no configuration is within the limits.
         RunError: the results file belongs to another search.
     """
-    _check_reachable(space, cost, limits)
+    check_reachable(space, cost, limits)
     choices = [list(group) for group in space.choices]
     facts = {"space": space.name, "choices": choices, "limits": limits.describe(), "objective": objective_key}
     results = ResultsFile(results_path, {**facts, **_method_facts(options), **(header or {})})
@@ -155,7 +155,8 @@ def _method_facts(options: SearchOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _check_reachable(space: SearchSpace, cost: Cost, limits: Limits) -> None:
+def check_reachable(space: SearchSpace, cost: Cost, limits: Limits) -> None:
+    """Raise a ConfigError unless the smallest configuration is within the limits."""
     smallest = cost(space.smallest)
     if not limits.allows(smallest):
         have = ", ".join(f"{name} {value:.6g}" for name, value in smallest.items())
