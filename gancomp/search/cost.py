@@ -24,8 +24,8 @@ from gancomp.supernet import Supernet
 
 Shape = tuple[int, int, int, int]
 
-# Layers whose output has the shape of their input. They are not run: a profile asks no kernel, whichever GANCOMP_BACKEND names,
-# and is several times faster.
+# Layers whose output has the shape of their input. They are not run, so a profile needs no kernel whichever GANCOMP_BACKEND
+# names, and takes milliseconds: the shape rules of these few are what loads most of PyTorch's compiler.
 _SAME_SHAPE = (BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.Tanh)
 
 
@@ -86,10 +86,9 @@ def profile_module(module: nn.Module, input_shape: Shape, *, count_norm: bool = 
 def _meta_copy(module: nn.Module) -> nn.Module:
     """A copy on the meta device, made without copying any weight."""
     memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(module, memo)
 
 
@@ -156,9 +155,7 @@ class CostModel:
         ConfigError: an input that the supernet cannot take.
     """
 
-    def __init__(
-        self, supernet: Supernet, input_shape: Shape, *, measure_latency: bool = False, rounds: int = 7
-    ) -> None:
+    def __init__(self, supernet: Supernet, input_shape: Shape, *, measure_latency: bool = False, rounds: int = 7) -> None:
         self.supernet, self.input_shape = supernet, input_shape
         self.measure_latency, self.rounds = measure_latency, rounds
         self._latencies: dict[tuple[Config, int], float] = {}
