@@ -1,7 +1,5 @@
 """gancomp compresses conditional GANs: saved multiply-accumulates become saved milliseconds."""
 
-from gancomp.version import __version__
-
 from gancomp.checkpoints import load_generator, load_network, load_supernet
 from gancomp.errors import BackendError, CheckpointError, ConfigError, DataError, GancompError, RunError
 from gancomp.models import (
@@ -14,6 +12,7 @@ from gancomp.models import (
 )
 from gancomp.ops import explain
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
+from gancomp.version import __version__
 
 __all__ = [
     "BackendError",

@@ -11,31 +11,43 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native build facts and kernel selection of gancomp.";
-  m.def("built_isas", [] {
-    std::vector<std::string> names;
-    for (const char* const* name = gancomp::built_isas(); *name != nullptr; ++name) names.emplace_back(*name);
-    return names;
-  }, "Instruction sets compiled into this build, best first.");
-  m.def("supported_isas", [] {
-    std::vector<std::string> names;
-    for (const char* const* name = gancomp::built_isas(); *name != nullptr; ++name) {
-      if (gancomp::cpu_kernels_for(*name) != nullptr) names.emplace_back(*name);
-    }
-    return names;
-  }, "Instruction sets of this build that this processor can run, best first.");
-  m.def("isa", [] {
-    const char* error = "";
-    const gancomp::CpuKernels* kernels = gancomp::cpu_kernels(&error);
-    if (kernels == nullptr) throw py::value_error(error);
-    return std::string(kernels->isa);
-  }, "The instruction set whose kernels run now.");
-  m.def("set_isa", [](py::object name) {
-    const bool reset = name.is_none();
-    const std::string isa = reset ? "" : name.cast<std::string>();
-    if (!gancomp::select_isa(reset ? nullptr : isa.c_str())) {
-      throw py::value_error("isa='" + isa + "': this build or this processor lacks it");
-    }
-  }, py::arg("name"), "Use the kernels of an instruction set; None goes back to the automatic choice.");
+  m.def(
+      "built_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const char* const* name = gancomp::built_isas(); *name != nullptr; ++name) names.emplace_back(*name);
+        return names;
+      },
+      "Instruction sets compiled into this build, best first.");
+  m.def(
+      "supported_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const char* const* name = gancomp::built_isas(); *name != nullptr; ++name) {
+          if (gancomp::cpu_kernels_for(*name) != nullptr) names.emplace_back(*name);
+        }
+        return names;
+      },
+      "Instruction sets of this build that this processor can run, best first.");
+  m.def(
+      "isa",
+      [] {
+        const char* error = "";
+        const gancomp::CpuKernels* kernels = gancomp::cpu_kernels(&error);
+        if (kernels == nullptr) throw py::value_error(error);
+        return std::string(kernels->isa);
+      },
+      "The instruction set whose kernels run now.");
+  m.def(
+      "set_isa",
+      [](py::object name) {
+        const bool reset = name.is_none();
+        const std::string isa = reset ? "" : name.cast<std::string>();
+        if (!gancomp::select_isa(reset ? nullptr : isa.c_str())) {
+          throw py::value_error("isa='" + isa + "': this build or this processor lacks it");
+        }
+      },
+      py::arg("name"), "Use the kernels of an instruction set; None goes back to the automatic choice.");
   m.attr("compiler") = GANCOMP_COMPILER;
   m.attr("build_type") = GANCOMP_BUILD_TYPE;
 }

@@ -42,13 +42,23 @@ ConstImages images(const Tensor& tensor, const char* name) {
   const int64_t h = tensor.size(2), w = tensor.size(3);
   const bool dense = (tensor.stride(3) == 1 || w == 1) && (tensor.stride(2) == w || h == 1);
   STD_TORCH_CHECK(dense, name, " must have contiguous planes");
-  return {static_cast<const float*>(tensor.const_data_ptr()), tensor.size(0), tensor.size(1), h, w,
-          tensor.stride(0), tensor.stride(1)};
+  return {static_cast<const float*>(tensor.const_data_ptr()),
+          tensor.size(0),
+          tensor.size(1),
+          h,
+          w,
+          tensor.stride(0),
+          tensor.stride(1)};
 }
 
 Images writable(const Tensor& tensor) {
-  return {static_cast<float*>(tensor.mutable_data_ptr()), tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3),
-          tensor.stride(0), tensor.stride(1)};
+  return {static_cast<float*>(tensor.mutable_data_ptr()),
+          tensor.size(0),
+          tensor.size(1),
+          tensor.size(2),
+          tensor.size(3),
+          tensor.stride(0),
+          tensor.stride(1)};
 }
 
 void check_same_shape(const ConstImages& a, const ConstImages& b, const char* name) {
@@ -82,7 +92,8 @@ Tensor gradient_like(const Tensor& like, const MaybeTensor& full, int64_t active
   const int64_t size = full.has_value() ? full->size(0) : 0;
   Tensor gradient = empty<1>(like, {size});
   if (size > active) {
-    std::memset(static_cast<float*>(gradient.mutable_data_ptr()) + active, 0, static_cast<size_t>(size - active) * sizeof(float));
+    std::memset(static_cast<float*>(gradient.mutable_data_ptr()) + active, 0,
+                static_cast<size_t>(size - active) * sizeof(float));
   }
   return gradient;
 }

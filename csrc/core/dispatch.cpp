@@ -88,7 +88,8 @@ const CpuKernels* cpu_kernels(const char** error) {
     if (name == nullptr || *name == '\0') return best();
     const CpuKernels* named = cpu_kernels_for(name);
     if (named == nullptr) {
-      std::snprintf(message, sizeof(message), "GANCOMP_ISA='%.40s': this build or this processor lacks it; leave it unset", name);
+      std::snprintf(message, sizeof(message), "GANCOMP_ISA='%.40s': this build or this processor lacks it; leave it unset",
+                    name);
     }
     return named;
   }();

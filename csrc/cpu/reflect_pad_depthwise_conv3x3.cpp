@@ -127,8 +127,8 @@ void reflect_pad_depthwise_conv3x3(const ReflectPadDepthwiseConv3x3Params& p, co
       float* y = p.y.plane(n, c);
       const float bias = p.bias == nullptr ? 0.0f : p.bias[c];
       for (int64_t i = 0; i < height; ++i) {
-        forward_row(x + reflect(i - 1, height) * width, x + i * width, x + reflect(i + 1, height) * width, p.weight + 9 * c, bias,
-                    y + i * width, width);
+        forward_row(x + reflect(i - 1, height) * width, x + i * width, x + reflect(i + 1, height) * width, p.weight + 9 * c,
+                    bias, y + i * width, width);
       }
     }
   });

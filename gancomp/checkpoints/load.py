@@ -79,7 +79,9 @@ def load_supernet(path: str | os.PathLike[str]) -> Supernet:
     try:
         space = SearchSpace(values["name"], tuple(tuple(options) for options in values["choices"]))
         config = network.config
-        fields = {name: getattr(config, name) for name in ("in_channels", "out_channels", "separable", "norm", "padding", "dropout")}
+        fields = {
+            name: getattr(config, name) for name in ("in_channels", "out_channels", "separable", "norm", "padding", "dropout")
+        }
         return Supernet(space, config.n_blocks, network, **fields).eval()
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -147,4 +149,3 @@ def _without_batch_statistics(arch: str, config: Any, tensors: dict[str, Tensor]
         if name.endswith(".bias") and name not in tensors:
             tensors[name] = torch.zeros(tensor.shape)
     return config, tensors
-

@@ -13,7 +13,12 @@ from gancomp.version import __version__
 
 # verb: module, settings, function, one line of help
 VERBS = {
-    "compress": ("compress", "CompressRun", "run_compress", "all stages: from images or a teacher to a compressed generator and a report"),
+    "compress": (
+        "compress",
+        "CompressRun",
+        "run_compress",
+        "all stages: from images or a teacher to a compressed generator and a report",
+    ),
     "train": ("train", "TrainRun", "run_train", "train a teacher generator on pairs of images"),
     "supernet": ("supernet", "SupernetRun", "run_supernet", "distil a teacher into a once-for-all supernet"),
     "search": ("search", "SearchRun", "run_search", "find the best configuration of a supernet under a budget"),

@@ -33,10 +33,14 @@ def _profile(settings: Any, profile: Any) -> None:
         return
     if settings.layers:
         for layer in layers:
-            print(f"{layer['name']:32} {layer['kind']:18} {layer['out_shape']!s:22} {layer['params']:>10} {_number(layer['macs']):>9}")
+            print(
+                f"{layer['name']:32} {layer['kind']:18} {layer['out_shape']!s:22} {layer['params']:>10} {_number(layer['macs']):>9}"
+            )
     print(f"parameters      {profile.params:,}")
     print(f"MACs            {profile.macs:,} ({_number(profile.macs)})")
-    print(f"MACs published  {profile.macs_published:,} ({_number(profile.macs_published)}), transposed convolutions as the papers count")
+    print(
+        f"MACs published  {profile.macs_published:,} ({_number(profile.macs_published)}), transposed convolutions as the papers count"
+    )
 
 
 def _evaluate(settings: Any, result: dict[str, Any]) -> None:

@@ -27,9 +27,7 @@ class Network(nn.Module):
         """The JSON form of the configuration, ``arch`` first."""
         return {"arch": self.arch, **dataclasses.asdict(self.config)}
 
-    def save(
-        self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None, **metadata: Any
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None, **metadata: Any) -> None:
         """Write weights, configuration and ``provenance`` to one ``.safetensors`` file, whole or not at all.
 
         The metadata keys are ``gancomp.config``, ``gancomp.version``, ``gancomp.provenance`` and ``gancomp.NAME`` for every

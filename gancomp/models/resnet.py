@@ -268,8 +268,7 @@ class ResnetGenerator(Generator):
             small = ResnetGenerator(config)
         full = self.state_dict()
         state = {
-            name: full[name][tuple(slice(0, size) for size in tensor.shape)]
-            for name, tensor in small.state_dict().items()
+            name: full[name][tuple(slice(0, size) for size in tensor.shape)] for name, tensor in small.state_dict().items()
         }
         small.load_state_dict(state)
         return small.train(self.training)

@@ -46,9 +46,7 @@ class SlicedConvTranspose2d(nn.ConvTranspose2d):
         out = self.active_out_channels
         bias = None if self.bias is None else self.bias[:out]
         weight = self.weight[: x.shape[1], :out]
-        return F.conv_transpose2d(
-            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
 
 class SlicedDepthwiseConv2d(nn.Conv2d):

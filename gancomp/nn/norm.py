@@ -10,7 +10,6 @@ from gancomp import ops
 from gancomp.errors import ConfigError
 
 
-
 class InstanceNormAct(nn.Module):
     """InstanceNorm2d, then ReLU if asked, then the residual if given; one fused op.
 

@@ -14,9 +14,7 @@ from gancomp.ops.backend import Verdicts, choose, cpu_verdict, dense_planes, des
 OP = "reflect_pad_depthwise_conv3x3"
 
 
-def reflect_pad_depthwise_conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
-) -> Tensor:
+def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Filter every channel with its own 3x3 kernel, the image extended by reflection; the size is kept.
 
     ``y[n, c] = correlate(reflect_pad(x[n, c], 1), weight[c, 0]) + bias[c]``

@@ -111,9 +111,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     if run.finetuning:
         _announce(f"fine-tuning {config_str}", progress)
         chosen = run_finetune(
-            FinetuneRun(
-                str(supernet), str(teacher), config_str, str(folder / "finetune"), data=run.data, train=run.finetune
-            ),
+            FinetuneRun(str(supernet), str(teacher), config_str, str(folder / "finetune"), data=run.data, train=run.finetune),
             progress=progress,
         )
         with atomic_path(folder / "student.safetensors") as temporary:

@@ -24,7 +24,15 @@ class DemoRun:
 
 def demo_settings(run: DemoRun) -> CompressRun:
     """The settings of the demo, as those of ``gancomp compress``."""
-    shared = {"batch_size": 4, "ndf": 32, "seed": run.seed, "log_every": 20, "sample_every": 200, "save_every": 100, "workers": 1}
+    shared = {
+        "batch_size": 4,
+        "ndf": 32,
+        "seed": run.seed,
+        "log_every": 20,
+        "sample_every": 200,
+        "save_every": 100,
+        "workers": 1,
+    }
     return CompressRun(
         out=run.out,
         budget="8x",

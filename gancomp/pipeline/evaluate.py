@@ -47,7 +47,9 @@ class EvaluateRun:
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
 
-def make_evaluator(data: DataConfig, split: Literal["train", "val", "test"], options: EvaluateOptions, generator: Any) -> Evaluator:
+def make_evaluator(
+    data: DataConfig, split: Literal["train", "val", "test"], options: EvaluateOptions, generator: Any
+) -> Evaluator:
     """The evaluator of a split for generators like ``generator``."""
     if options.batch_size < 1:
         raise ConfigError(f"evaluate.batch_size={options.batch_size}: expected at least 1")

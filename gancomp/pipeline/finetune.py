@@ -50,9 +50,7 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
     if run.train.lambda_distill > 0 and adaptors.exists():
         stage.inherit_adaptors(adaptors)
     folder.open({"verb": "finetune", **plain(run, hide=("out",))})
-    record = provenance(
-        "finetune", run, teacher=Path(run.teacher), supernet=Path(run.supernet), discriminator=discriminator
-    )
+    record = provenance("finetune", run, teacher=Path(run.teacher), supernet=Path(run.supernet), discriminator=discriminator)
     fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)
     return folder / "generator.safetensors"
 

@@ -53,9 +53,7 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
 def _measure(run: CompressRun, networks: dict[str, Generator]) -> dict[str, Any]:
     evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"])
     metrics = ["l1", "psnr", "ssim", "fd"] if len(evaluator.dataset) > 1 else ["l1", "psnr", "ssim"]
-    scores = {
-        name: evaluator.evaluate(network.to(evaluator.device).eval(), metrics) for name, network in networks.items()
-    }
+    scores = {name: evaluator.evaluate(network.to(evaluator.device).eval(), metrics) for name, network in networks.items()}
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     latency = {name: vars(value) for name, value in _time(networks, shape, evaluator.device).items()}
     return {"scores": scores, "protocol": evaluator.protocol(), "latency_ms": latency, "hardware": hardware()}
@@ -164,9 +162,7 @@ def _curves(folder: StageFolder) -> list[tuple[str, bytes]]:
     curves = []
     for stage in ("teacher", "supernet", "finetune"):
         records = read_jsonl(folder / stage / "log.jsonl")
-        series = {
-            name: [(r["step"], r[name]) for r in records if name in r] for name in ("recon", "distill", "G", "D")
-        }
+        series = {name: [(r["step"], r[name]) for r in records if name in r] for name in ("recon", "distill", "G", "D")}
         series = {name: points for name, points in series.items() if len(points) > 1}
         if series:
             try:
@@ -185,7 +181,10 @@ def _stages(run: CompressRun, folder: StageFolder, found: SearchResult) -> list[
             stages.append(Stage(name, f"{done['steps']} steps", f"{done['seconds'] / 60:.1f} min", settings))
     seconds = sum(record["seconds"] for record in found.records)
     settings = f"{run.search.method}, objective {run.search.objective}, seed {run.search.seed}"
-    stages.insert(len(stages) - int(run.finetuning), Stage("search", f"{len(found.records)} configurations", f"{seconds / 60:.1f} min", settings))
+    stages.insert(
+        len(stages) - int(run.finetuning),
+        Stage("search", f"{len(found.records)} configurations", f"{seconds / 60:.1f} min", settings),
+    )
     return stages
 
 

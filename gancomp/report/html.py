@@ -93,7 +93,10 @@ def write_report(path: Path, data: ReportData) -> None:
     title = _text(data.title)
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{title}</title>"
     body = "\n".join(part for part in parts if part)
-    write_text(path, f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n")
+    write_text(
+        path,
+        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n",
+    )
 
 
 def _text(value: str) -> str:

@@ -101,9 +101,7 @@ class SearchSpace:
         """
         if weight <= 0:
             raise ConfigError(f"weight={weight}: expected a number above 0")
-        return tuple(
-            rng.choices(options, weights=[weight**j for j in range(len(options))])[0] for options in self.choices
-        )
+        return tuple(rng.choices(options, weights=[weight**j for j in range(len(options))])[0] for options in self.choices)
 
 
 def _space(name: str, *choices: Sequence[int]) -> SearchSpace:

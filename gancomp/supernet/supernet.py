@@ -33,9 +33,7 @@ class Supernet(nn.Module):
         ConfigError: slots and blocks do not fit, or BatchNorm: its statistics differ from one sub-network to the next.
     """
 
-    def __init__(
-        self, space: SearchSpace, n_blocks: int = 9, generator: ResnetGenerator | None = None, **fields
-    ) -> None:
+    def __init__(self, space: SearchSpace, n_blocks: int = 9, generator: ResnetGenerator | None = None, **fields) -> None:
         super().__init__()
         slots = 5 + hidden_slots(n_blocks)
         if len(space.choices) != slots:
@@ -48,7 +46,9 @@ class Supernet(nn.Module):
         self.space = space
         self.generator = generator if generator is not None else ResnetGenerator(config)
         if self.generator.config != config:
-            raise ConfigError(f"generator {self.generator.config}: expected the largest widths of space {space.name!r}: {config}")
+            raise ConfigError(
+                f"generator {self.generator.config}: expected the largest widths of space {space.name!r}: {config}"
+            )
         self.active = space.largest
 
     def resnet_config(self, config: Sequence[int]) -> ResnetConfig:

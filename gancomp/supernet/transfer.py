@@ -89,7 +89,9 @@ def transfer_weights(teacher: ResnetGenerator, student: ResnetGenerator, calibra
     fixed = ("in_channels", "out_channels", "n_blocks", "padding")
     for name in fixed:
         if getattr(t, name) != getattr(s, name):
-            raise ConfigError(f"transfer: teacher has {name}={getattr(t, name)!r}, student {getattr(s, name)!r}; they must be equal")
+            raise ConfigError(
+                f"transfer: teacher has {name}={getattr(t, name)!r}, student {getattr(s, name)!r}; they must be equal"
+            )
     widths = [(name, getattr(t, name), getattr(s, name)) for name in ("stem", "down", "stream", "up", "last")]
     widths += [(f"hidden[{i}]", a, b) for i, (a, b) in enumerate(zip(t.hidden, s.hidden, strict=True))]
     for name, have, want in widths:

@@ -189,4 +189,3 @@ class DistillStage(Stage):
         self.adaptors.load_state_dict(
             {name: tensors[name][tuple(slice(0, size) for size in tensor.shape)] for name, tensor in state.items()}
         )
-

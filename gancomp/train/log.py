@@ -102,7 +102,9 @@ class Progress:
             self._last = now
             rate = (done - self._first) / max(now - self._began, 1e-9)
             left = (self.total - done) / rate if rate else 0.0
-            print(f"{self.label}: {done}/{self.total} steps, {rate:.2f}/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: {done}/{self.total} steps, {rate:.2f}/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         """End the bar's line."""
@@ -113,4 +115,3 @@ class Progress:
 def format_losses(values: dict[str, float]) -> str:
     """A short text of the losses for the progress bar."""
     return " ".join(f"{name}={value:.3g}" for name, value in values.items())
-

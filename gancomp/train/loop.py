@@ -110,7 +110,9 @@ def fit(
                 if saving:
                     save_state(folder.state_path, done, stage.modules, stage.optimizers)
                 if stop.is_set() and done < last:
-                    raise Interrupted(f"{stage.name}: stopped at step {done} of {options.steps}; the same command goes on from there")
+                    raise Interrupted(
+                        f"{stage.name}: stopped at step {done} of {options.steps}; the same command goes on from there"
+                    )
         if done < options.steps:
             return False
         stage.write_products(folder, provenance)

@@ -34,7 +34,7 @@ struct InstanceNormActBackwardParams {
 
 // y[n, c] = correlate(reflect_pad(x[n, c], 1), weight[c]) + bias[c]; see gancomp.ops.reflect_pad_depthwise_conv3x3.
 struct ReflectPadDepthwiseConv3x3Params {
-  ConstImages x;  // h, w >= 2
+  ConstImages x;                  // h, w >= 2
   const float* weight = nullptr;  // [C, 3, 3], dense
   const float* bias = nullptr;    // [C], null: zero
   Images y;

@@ -15,9 +15,7 @@ struct Executor {
 
   template <typename Function>
   void parallel_for(int64_t count, Function&& function) const {
-    auto task = [](void* argument, int64_t begin, int64_t end) {
-      (*static_cast<Function*>(argument))(begin, end);
-    };
+    auto task = [](void* argument, int64_t begin, int64_t end) { (*static_cast<Function*>(argument))(begin, end); };
     if (run == nullptr || count <= 1) {
       task(&function, 0, count);
     } else {
