@@ -2,8 +2,9 @@
 
 from gancomp.search.budget import Budget, Limits
 from gancomp.search.cost import CostModel, LayerCost, Profile, profile_module
+from gancomp.search.evolution import SearchOptions
+from gancomp.search.loop import SearchResult, check_reachable, search
 from gancomp.search.pareto import pareto_front
-from gancomp.search.search import SearchOptions, SearchResult, check_reachable, search
 
 __all__ = [
     "Budget",

@@ -42,8 +42,12 @@ class Limits:
         return [(name, limit) for name, limit in pairs if limit > 0]
 
     def allows(self, cost: Mapping[str, float]) -> bool:
-        """Whether a cost is within every limit."""
-        return all(cost[name] <= limit for name, limit in self._pairs())
+        """Whether a cost is within every limit; a limit of something that ``cost`` does not have is not checked."""
+        return all(cost.get(name, 0.0) <= limit for name, limit in self._pairs())
+
+    def to_dict(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        return dict(self._pairs())
 
     def describe(self) -> str:
         """The limits as text, e.g. ``macs <= 2.5e+09``."""
@@ -73,7 +77,9 @@ class Budget:
             except ValueError:
                 times = math.nan
             if not 1 < times < math.inf or not ratio.strip().endswith("x"):
-                raise ConfigError(f"budget={ratio!r}: expected a reduction such as 10x, above 1x (or use macs, params, latency_ms)")
+                raise ConfigError(
+                    f"budget={ratio!r}: expected a reduction such as 10x, above 1x (or use macs, params, latency_ms)"
+                )
         if not 0 <= latency_ms < math.inf:
             raise ConfigError(f"latency_ms={latency_ms}: expected milliseconds above 0")
         budget = cls(
