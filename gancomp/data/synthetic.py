@@ -141,7 +141,7 @@ def scene(seed: int, split: Split, index: int) -> list[Thing]:
                 scale=size * rng.uniform(0.88, 1.08),
                 angle=rng.uniform(-0.3, 0.3),
                 frequency=rng.uniform(4.4, 5.8) * (1.0 if count == 1 else 0.6),
-                details=tuple(float(v) for v in rng.uniform(0, 1, 3)),
+                details=(float(rng.uniform()), float(rng.uniform()), float(rng.uniform())),
             )
         )
     return things

@@ -57,11 +57,11 @@ class Generator(Network):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-ConfigT = TypeVar("ConfigT")
+NetworkT = TypeVar("NetworkT", bound=Network)
 _REGISTRY: dict[str, tuple[type, Callable[[Any], Network]]] = {}
 
 
-def register_network(arch: str, config_class: type) -> Callable[[type], type]:
+def register_network(arch: str, config_class: type) -> Callable[[type[NetworkT]], type[NetworkT]]:
     """Class decorator: make a network known under ``arch`` so that files that name it can be loaded.
 
     Args:
@@ -72,7 +72,7 @@ def register_network(arch: str, config_class: type) -> Callable[[type], type]:
         ConfigError: the name is taken.
     """
 
-    def add(network_class: type) -> type:
+    def add(network_class: type[NetworkT]) -> type[NetworkT]:
         if arch in _REGISTRY:
             raise ConfigError(f"arch={arch!r}: already registered")
         network_class.arch = arch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from gancomp.data import DataConfig
@@ -24,25 +24,20 @@ class DemoRun:
 
 def demo_settings(run: DemoRun) -> CompressRun:
     """The settings of the demo, as those of ``gancomp compress``."""
-    shared = {
-        "batch_size": 4,
-        "ndf": 32,
-        "seed": run.seed,
-        "log_every": 20,
-        "sample_every": 200,
-        "save_every": 100,
-        "workers": 1,
-    }
+    base = DistillOptions(
+        batch_size=4, ndf=32, seed=run.seed, log_every=20, sample_every=200, save_every=100, workers=1, lr=5e-4
+    )
+    common = {f.name: getattr(base, f.name) for f in fields(TrainOptions)}
     return CompressRun(
         out=run.out,
         budget="8x",
         space="24,16,12",
         data=DataConfig(load_size=64, crop_size=64, seed=run.seed),
         model=TeacherModel(ngf=32, n_blocks=6),
-        train=TrainOptions(steps=600, lr=1e-3, **shared),
-        supernet=DistillOptions(steps=400, lr=1e-3, sampling="sandwich", **shared),
+        train=replace(TrainOptions(**common), steps=600),
+        supernet=replace(base, steps=400, sampling="sandwich"),
         search=SearchOptions(population=12, generations=3, objective="l1", seed=run.seed),
-        finetune=DistillOptions(steps=200, lr=5e-4, **shared),
+        finetune=replace(base, steps=200),
     )
 
 

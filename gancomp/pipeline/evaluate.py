@@ -12,6 +12,7 @@ from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
 from gancomp.metrics import Evaluator, load_extractor
+from gancomp.models import Generator
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.settings import open_split, pick_device
 
@@ -64,7 +65,7 @@ def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
         GancompError: unusable files, data or settings.
     """
     if run.config_str:
-        generator = load_supernet(run.model).extract(parse_config(run.config_str))
+        generator: Generator = load_supernet(run.model).extract(parse_config(run.config_str))
     else:
         if "gancomp.space" in read_metadata(run.model):
             raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to evaluate")

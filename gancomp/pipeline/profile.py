@@ -67,7 +67,7 @@ def build(run: ProfileRun) -> Generator:
             if run.config_str or run.separable or run.legacy:
                 raise ConfigError("arch='unet': config_str, separable and legacy describe a resnet")
             levels = min(8, (run.size & -run.size).bit_length() - 1)
-            return UnetGenerator(UnetConfig(run.ngf, levels, **channels))
+            return UnetGenerator(UnetConfig(run.ngf, levels, run.in_channels, run.out_channels))
         if run.config_str:
             separable = run.separable is not False
             config = ResnetConfig.parse(run.config_str, run.n_blocks, legacy=run.legacy, separable=separable, **channels)

@@ -42,15 +42,22 @@ class TeacherModel:
 
     def build(self, data: DataConfig, seed: int) -> Generator:
         """The initialised generator for the channels of ``data``."""
-        channels = {"in_channels": data.in_channels, "out_channels": data.out_channels, "norm": self.norm}
+        inputs, outputs = data.in_channels, data.out_channels
         generator: Generator
         if self.arch == "resnet":
             config = ResnetConfig.uniform(
-                self.ngf, self.n_blocks, separable=self.separable, padding=self.padding, dropout=self.dropout, **channels
+                self.ngf,
+                self.n_blocks,
+                separable=self.separable,
+                in_channels=inputs,
+                out_channels=outputs,
+                norm=self.norm,
+                padding=self.padding,
+                dropout=self.dropout,
             )
             generator = ResnetGenerator(config)
         elif self.arch == "unet":
-            generator = UnetGenerator(UnetConfig(self.ngf, self.n_levels, dropout=self.dropout, **channels))
+            generator = UnetGenerator(UnetConfig(self.ngf, self.n_levels, inputs, outputs, self.norm, self.dropout))
         else:
             raise ConfigError(f"arch={self.arch!r}: expected resnet or unet")
         if data.crop_size % generator.size_multiple:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from gancomp.errors import ConfigError
 from gancomp.search.cost import Profile
 
-_SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def parse_number(name: str, text: str) -> float:
@@ -29,6 +29,13 @@ def parse_number(name: str, text: str) -> float:
     return value
 
 
+def _check_limits(limits: Limits | Budget) -> None:
+    for field in fields(limits):
+        value = getattr(limits, field.name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{field.name}={value}: expected a number above 0, or 0 for no limit")
+
+
 @dataclass(frozen=True)
 class Limits:
     """Upper limits in numbers; 0 is no limit."""
@@ -36,6 +43,9 @@ class Limits:
     macs: float = 0.0
     params: float = 0.0
     latency_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_limits(self)
 
     def _pairs(self) -> list[tuple[str, float]]:
         pairs = [("macs", self.macs), ("params", self.params), ("latency_ms", self.latency_ms)]
@@ -63,6 +73,11 @@ class Budget:
     params: float = 0.0
     latency_ms: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_limits(self)
+        if not any(getattr(self, field.name) for field in fields(self)):
+            raise ConfigError("budget: give at least one of budget (such as 10x), macs, params, latency_ms")
+
     @classmethod
     def parse(cls, ratio: str = "", macs: str = "", params: str = "", latency_ms: float = 0.0) -> Budget:
         """Read a budget from text: ``ratio`` like ``10x``, ``macs`` and ``params`` like ``2.5G``.
@@ -80,14 +95,9 @@ class Budget:
                 raise ConfigError(
                     f"budget={ratio!r}: expected a reduction such as 10x, above 1x (or use macs, params, latency_ms)"
                 )
-        if not 0 <= latency_ms < math.inf:
-            raise ConfigError(f"latency_ms={latency_ms}: expected milliseconds above 0")
-        budget = cls(
+        return cls(
             times, parse_number("macs", macs) if macs else 0.0, parse_number("params", params) if params else 0.0, latency_ms
         )
-        if budget == cls():
-            raise ConfigError("budget: give at least one of budget (such as 10x), macs, params, latency_ms")
-        return budget
 
     def resolve(self, teacher: Profile | None) -> Limits:
         """The limits in numbers.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from gancomp.metrics.latency import generator_call, measure_latency
 from gancomp.models.channels import Config
 from gancomp.nn import BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d
 from gancomp.supernet import Supernet
+
+if TYPE_CHECKING:
+    from gancomp.search.budget import Limits
 
 Shape = tuple[int, int, int, int]
 
@@ -108,7 +111,7 @@ def _run(module: nn.Module, input_shape: Shape, count_norm: bool) -> list[LayerC
         if next(layer.children(), None) is None:
             layer.register_forward_hook(functools.partial(hook, name))
         if isinstance(layer, _SAME_SHAPE):
-            layer.forward = _same_shape  # type: ignore[method-assign]
+            layer.forward = _same_shape
     like = next(module.parameters(), torch.empty(0))
     with torch.no_grad():
         module.eval()(torch.zeros(input_shape, device=like.device, dtype=like.dtype))
@@ -150,14 +153,23 @@ class CostModel:
         measure_latency: measure the extracted sub-generator on the supernet's device (median, once per configuration);
             without, ``latency_ms`` is left out.
         rounds: timed calls of a measurement.
+        limits: a configuration that is beyond them by its counts alone is not measured, and its ``latency_ms`` left out.
 
     Raises:
         ConfigError: an input that the supernet cannot take.
     """
 
-    def __init__(self, supernet: Supernet, input_shape: Shape, *, measure_latency: bool = False, rounds: int = 7) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        input_shape: Shape,
+        *,
+        measure_latency: bool = False,
+        rounds: int = 7,
+        limits: Limits | None = None,
+    ) -> None:
         self.supernet, self.input_shape = supernet, input_shape
-        self.measure_latency, self.rounds = measure_latency, rounds
+        self.measure_latency, self.rounds, self.limits = measure_latency, rounds, limits
         self._latencies: dict[tuple[Config, int], float] = {}
         space = supernet.space
         profile = profile_module(self._build(space.largest), input_shape)
@@ -203,7 +215,7 @@ class CostModel:
         """
         params, macs, published = self._counts(self.supernet.space.validate(config))
         cost: dict[str, float] = {"macs": macs, "macs_published": published, "params": params}
-        if self.measure_latency:
+        if self.measure_latency and (self.limits is None or self.limits.allows(cost)):
             cost["latency_ms"] = self.latency_ms(config)
         return cost
 

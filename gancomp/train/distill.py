@@ -61,6 +61,8 @@ class DistillStage(Stage):
         name: the stage's name in logs.
     """
 
+    options: DistillOptions
+
     def __init__(
         self,
         student: Supernet | ResnetGenerator,
@@ -126,7 +128,7 @@ class DistillStage(Stage):
                     terms["G"] = (options.lambda_gan, self.adversary.judge(batch.input, image))
                 if options.lambda_distill > 0:
                     terms["distill"] = (options.lambda_distill, self._distance(features, guide))
-                loss = sum(weight * value for weight, value in terms.values()) / len(configs)
+                loss = torch.stack([weight * value for weight, value in terms.values()]).sum() / len(configs)
             self.precision.backward(loss)
             for name, (_, value) in terms.items():
                 parts.setdefault(name, []).append(value.detach())
