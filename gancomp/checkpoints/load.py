@@ -39,7 +39,8 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise CheckpointError(f"{path}: {error}") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: not a plain state dict of tensors (loading it would run code from the file); save model.state_dict() instead"
+            f"{path}: not a plain state dict of tensors (loading it would run code from the file); "
+            "save model.state_dict() instead"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -192,7 +192,8 @@ def open_dataset(config: DataConfig, split: Split) -> PairedDataset:
         direct = _side_by_side(root) or _two_folders(root / "A", root / "B")
         if not direct:
             raise DataError(
-                f"data.root={config.root!r}: no images found; expected train/, trainA/ + trainB/, A/train/ + B/train/, or images in it"
+                f"data.root={config.root!r}: no images found; "
+                "expected train/, trainA/ + trainB/, A/train/ + B/train/, or images in it"
             )
         found = {"train": direct}
     if "train" not in found:
@@ -258,6 +259,7 @@ def _two_folders(a: Path, b: Path) -> Files:
             raise DataError(f"{folder}: two images share a name without ending; pairs are matched by that name")
     if only := sorted(stems_a.keys() ^ stems_b.keys()):
         raise DataError(
-            f"{a} has {len(files_a)} images, {b} has {len(files_b)}; {len(only)} have no partner of equal name, first {only[0]!r}"
+            f"{a} has {len(files_a)} images, {b} has {len(files_b)}; "
+            f"{len(only)} have no partner of equal name, first {only[0]!r}"
         )
     return [(path, stems_b[path.stem]) for path in files_a]

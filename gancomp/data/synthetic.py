@@ -1,10 +1,10 @@
 """The embedded data set: procedural drawings and the pictures they stand for.
 
-A drawing shows the outlines of one to three objects and, inside each, the lines of a pattern. The picture shows the same
-objects shaded, textured and lit from the upper left, with a soft shadow. Outline and pattern decide everything: the pattern
-sets hue and texture, the outline sets how saturated and bright the object is. So a generator can learn the task, and a wrong
-colour is a visible mistake. Every pair is a function of seed, split and index; sizes show the same scene at other
-resolutions.
+A drawing in coloured ink shows the outlines of one to three objects and, inside each, the lines of a pattern. The picture
+shows the same objects shaded, textured and lit from the upper left, with a soft shadow. The drawing decides everything: the
+ink sets the hue, the pattern the texture, the kind of outline how saturated and bright the object is. So a generator can
+learn the task, and a wrong colour is a visible mistake. Every pair is a function of seed, split and index; sizes show the
+same scene at other resolutions.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from gancomp.data.datasets import PairedDataset, PictureCache
 Array = np.ndarray
 
 PATTERNS = ("plain", "stripes", "bars", "diagonal", "checks", "dots", "rings")
-# Hue of the picture, and how dark the pattern's lines are in the drawing.
-_HUES = {"plain": 0.99, "stripes": 0.60, "bars": 0.37, "diagonal": 0.78, "checks": 0.08, "dots": 0.14, "rings": 0.50}
-_TONES = {"plain": 0.0, "stripes": 0.85, "bars": 0.40, "diagonal": 0.25, "checks": 0.60, "dots": 1.0, "rings": 0.70}
 _OFFSETS = {"train": 0, "val": 1, "test": 2}
 
 
@@ -84,10 +81,11 @@ SHAPES: dict[str, tuple[Callable[[Array, Array, Array], Array], float, float]] =
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene: outline, pattern, and where it lies (units: half the picture's side)."""
+    """One object of a scene: outline, pattern, hue in [0, 1), and where it lies (units: half the picture's side)."""
 
     shape: str
     pattern: str
+    hue: float
     x: float
     y: float
     scale: float
@@ -136,6 +134,7 @@ def scene(seed: int, split: Split, index: int) -> list[Thing]:
             Thing(
                 shape=names[rng.integers(len(names))],
                 pattern=PATTERNS[rng.integers(len(PATTERNS))],
+                hue=float(rng.uniform()),
                 x=x + rng.uniform(-0.06, 0.06),
                 y=y + rng.uniform(-0.06, 0.06),
                 scale=size * rng.uniform(0.88, 1.08),
@@ -155,7 +154,7 @@ def render(things: list[Thing], size: int) -> tuple[Image.Image, Image.Image]:
     backdrop = 0.93 - 0.05 * (grid_y + 1) / 2
     picture = np.repeat(backdrop[:, :, None], 3, axis=2)
     picture[:, :, 2] += 0.012
-    drawing = np.ones((size, size))
+    drawing = np.ones((size, size, 3))
     for thing in things:
         x, y = thing.locate(grid_x, grid_y)
         inside = thing.distance(x, y) * thing.scale
@@ -172,19 +171,20 @@ def render(things: list[Thing], size: int) -> tuple[Image.Image, Image.Image]:
         signed = -wave if thing.pattern == "dots" else np.abs(wave)
         marks = np.clip(1.1 - signed / slope, 0, 1) * (inside < -1.5 * pixel)
         outline = np.clip(1.4 - np.abs(inside) / pixel, 0, 1)
-        drawing = np.where(inside < 0, 1.0, drawing)
-        drawing = np.minimum(drawing, 1 - np.maximum(outline, _TONES[thing.pattern] * marks))
+        drawing = np.where((inside < 0)[:, :, None], 1.0, drawing)
+        ink = np.array(colorsys.hsv_to_rgb(thing.hue, 0.95, 0.6))
+        stroke = np.maximum(outline, 0.7 * marks)[:, :, None]
+        drawing = drawing * (1 - stroke) + ink * stroke
     colours = np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
     strokes = np.clip(drawing * 255 + 0.5, 0, 255).astype(np.uint8)
-    return Image.fromarray(strokes).convert("RGB"), Image.fromarray(colours)
+    return Image.fromarray(strokes), Image.fromarray(colours)
 
 
 def _shade(thing: Thing, inside: Array, wave: Array, size: int) -> Array:
     """Colour of an object lit from the upper left: domed like a cushion, its pattern two-toned."""
     _, saturation, brightness = SHAPES[thing.shape]
-    hue = _HUES[thing.pattern]
-    light = np.array(colorsys.hsv_to_rgb(hue, saturation, brightness))
-    dark = np.array(colorsys.hsv_to_rgb((hue + 0.03) % 1, min(1.0, saturation * 1.15), brightness * 0.55))
+    light = np.array(colorsys.hsv_to_rgb(thing.hue, saturation, brightness))
+    dark = np.array(colorsys.hsv_to_rgb((thing.hue + 0.03) % 1, min(1.0, saturation * 1.15), brightness * 0.55))
     blend = np.clip(0.5 + wave * 2.5, 0, 1)[:, :, None]
     colour = light * blend + dark * (1 - blend)
     rim = 0.55 * thing.scale

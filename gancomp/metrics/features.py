@@ -7,6 +7,7 @@ after their network: ``fd_random`` for the embedded seeded one, ``fd_mobilenet_v
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +61,7 @@ class RandomFeatures(FeatureExtractor):
         widths = (3, 24, 48, 64, 64)
         digest = hashlib.sha256()
         weights = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             weight = rng.standard_normal((outputs, inputs, 3, 3)) * np.sqrt(2 / (9 * inputs))
             weight = weight.astype(np.float32)
             digest.update(weight.tobytes())

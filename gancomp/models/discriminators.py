@@ -77,6 +77,7 @@ class PatchDiscriminator(Network):
             raise ConfigError(f"x of shape {list(x.shape)}: expected [N, {self.config.in_channels}, H, W]")
         if min(x.shape[2:]) < self.min_size:
             raise ConfigError(
-                f"x of shape {list(x.shape)}: a discriminator of {self.config.n_layers} layers needs sides of at least {self.min_size}"
+                f"x of shape {list(x.shape)}: a discriminator of {self.config.n_layers} layers "
+                f"needs sides of at least {self.min_size}"
             )
         return self.net(x) if self.config.n_layers == 0 else self.model(x)

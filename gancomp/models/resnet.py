@@ -84,7 +84,8 @@ class ResnetConfig:
         if len(channels) not in {5 + slots, 6} or (legacy and len(channels) != 6):
             allowed = "6" if legacy else f"{5 + slots}" + (" or 6" if slots not in (0, 1) else "")
             raise ConfigError(
-                f"config_str={format_config(channels)!r}: has {len(channels)} numbers, a generator of {n_blocks} blocks takes {allowed}"
+                f"config_str={format_config(channels)!r}: has {len(channels)} numbers, "
+                f"a generator of {n_blocks} blocks takes {allowed}"
             )
         inner = channels[3:-2]
         if legacy:

@@ -59,7 +59,7 @@ class NoNormAct(nn.Module):
 
 
 def make_norm(norm: str, channels: int, *, relu: bool = False) -> nn.Module:
-    """Make the norm of a name for ``channels`` channels: ``instance`` (no parameters), ``instance_affine``, ``batch``, ``none``.
+    """Make the norm of a name for ``channels`` channels: ``instance``, ``instance_affine``, ``batch`` or ``none``.
 
     Raises:
         ConfigError: the name is none of these.

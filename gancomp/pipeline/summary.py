@@ -88,7 +88,7 @@ def _report(
     headline = [
         (f"{before.macs / after.macs:.1f}x", "fewer multiply-accumulates"),
         (f"{before.params / after.params:.1f}x", "fewer parameters"),
-        (f"{base['p50'] / best['p50']:.1f}x", f"faster: {base['p50']:.1f} ms to {best['p50']:.1f} ms"),
+        _speed(base["p50"], best["p50"]),
     ]
     protocol = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["protocol"].items())
     notes = [
@@ -118,6 +118,12 @@ def _report(
         notes=notes,
         command=f'import gancomp\ngenerator = gancomp.load_generator("{(folder / "student.safetensors").name}")',
     )
+
+
+def _speed(before: float, after: float) -> tuple[str, str]:
+    """The headline of latency: faster, or honestly slower."""
+    times = f"{before:.1f} ms in eager PyTorch to {after:.1f} ms"
+    return (f"{before / after:.1f}x", f"faster: {times}") if after <= before else (f"{after / before:.1f}x", f"slower: {times}")
 
 
 def _data_name(run: CompressRun) -> str:

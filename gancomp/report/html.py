@@ -54,24 +54,40 @@ class ReportData:
 
 _STYLE = """
 :root{--ink:#1c2430;--soft:#5b6675;--line:#e3e7ec;--paper:#fff;--wash:#f6f7f9;--accent:#1f6feb}
-@media (prefers-color-scheme:dark){:root{--ink:#e7ebf0;--soft:#9aa6b5;--line:#2c3540;--paper:#12171d;--wash:#1a2129;--accent:#6ea8ff}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-variant-numeric:tabular-nums}
-main{max-width:980px;margin:0 auto;padding:40px 20px 64px}h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.02em}
-h2{font-size:18px;margin:44px 0 12px;letter-spacing:-.01em}p{margin:0 0 12px}.soft,figcaption,.note{color:var(--soft);font-size:14px}
+@media (prefers-color-scheme:dark){
+  :root{--ink:#e7ebf0;--soft:#9aa6b5;--line:#2c3540;--paper:#12171d;--wash:#1a2129;--accent:#6ea8ff}
+}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font-variant-numeric:tabular-nums;
+  font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:980px;margin:0 auto;padding:40px 20px 64px}
+h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.02em}
+h2{font-size:18px;margin:44px 0 12px;letter-spacing:-.01em}
+p{margin:0 0 12px}
+.soft,figcaption,.note{color:var(--soft);font-size:14px;overflow-wrap:anywhere}
 .headline{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:28px 0 8px}
 .headline div{background:var(--wash);border:1px solid var(--line);border-radius:10px;padding:14px 18px}
 .headline b{display:block;font-size:30px;line-height:1.15;letter-spacing:-.02em;color:var(--accent)}
-.scroll{overflow-x:auto}.images{border-collapse:separate;border-spacing:6px;margin-left:-6px}
-.images th{font-weight:500;font-size:13px;color:var(--soft);text-align:left;padding:0}
-.images td{padding:0}.images img{display:block;width:100%;min-width:84px;max-width:180px;border-radius:4px;border:1px solid var(--line);image-rendering:auto}
-table.data{border-collapse:collapse;width:100%;font-size:15px}table.data th,table.data td{padding:8px 12px 8px 0;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-table.data th:first-child,table.data td:first-child{text-align:left;white-space:normal}table.data thead th{font-weight:500;color:var(--soft);font-size:13px}
+.scroll{overflow-x:auto}
+.images{border-collapse:separate;border-spacing:6px;margin-left:-6px;table-layout:fixed;width:100%;min-width:420px}
+.images th{font-weight:500;font-size:13px;color:var(--soft);text-align:left;padding:0;vertical-align:bottom}
+.images td{padding:0}
+.images img{display:block;width:100%;border-radius:4px;border:1px solid var(--line)}
+table.data{border-collapse:collapse;width:100%;font-size:15px}
+table.data th,table.data td{padding:8px 12px 8px 0;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+table.data th:first-child,table.data td:first-child{text-align:left;white-space:normal}
+table.data thead th{font-weight:500;color:var(--soft);font-size:13px}
 table.left td,table.left th{text-align:left!important;white-space:normal!important}
-figure{margin:0 0 20px}figure img{max-width:100%;border-radius:8px;background:#fff;border:1px solid var(--line)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:6px 20px;font-size:15px}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+figure{margin:0 0 20px}
+figure img{max-width:100%;border-radius:8px;background:#fff;border:1px solid var(--line)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:6px 20px;font-size:15px}
+dt{color:var(--soft)}
+dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--wash);border:1px solid var(--line);border-radius:8px;padding:14px 16px;overflow-x:auto;font-size:14px}
-@media (max-width:520px){main{padding:24px 14px}dl{grid-template-columns:1fr;gap:0}dt{margin-top:8px}h1{font-size:25px}}
+@media (max-width:520px){
+  main{padding:24px 14px}h1{font-size:25px}
+  dl{grid-template-columns:1fr;gap:0}dt{margin-top:8px}
+}
 @media print{main{padding:0}h2{break-after:avoid}tr,figure{break-inside:avoid}}
 """
 
@@ -131,7 +147,8 @@ def _images(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> s
             for caption, image in zip(alts, row, strict=True)
         )
         body += "<tr>" + "".join(cells) + "</tr>"
-    return f"<h2>Images of the test split</h2><div class=scroll><table class=images><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    table = f"<table class=images><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<h2>Images of the test split</h2><div class=scroll>{table}</div>"
 
 
 def _table(table: Table) -> str:
@@ -148,7 +165,8 @@ def _table(table: Table) -> str:
 
 def _figure(title: str, caption: str, png: bytes) -> str:
     heading = f"<h2>{_text(title)}</h2>" if title else ""
-    return f"{heading}<figure><img alt='{_text(caption)}' src='{_data_uri(png)}'><figcaption>{_text(caption)}</figcaption></figure>"
+    text = _text(caption)
+    return f"{heading}<figure><img alt='{text}' src='{_data_uri(png)}'><figcaption>{text}</figcaption></figure>"
 
 
 def _stages(stages: Sequence[Stage]) -> str:
@@ -159,7 +177,8 @@ def _stages(stages: Sequence[Stage]) -> str:
         for s in stages
     )
     head = "<tr><th>stage</th><th>amount</th><th>time</th><th>settings</th></tr>"
-    return f"<h2>How it was made</h2><div class=scroll><table class='data left'><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
+    table = f"<table class='data left'><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return f"<h2>How it was made</h2><div class=scroll>{table}</div>"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:

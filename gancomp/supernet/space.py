@@ -65,13 +65,15 @@ class SearchSpace:
         config = tuple(config)
         if len(config) != len(self.choices):
             raise ConfigError(
-                f"config_str={format_config(config)!r}: has {len(config)} numbers, space {self.name!r} has {len(self.choices)} slots"
+                f"config_str={format_config(config)!r}: has {len(config)} numbers, "
+                f"space {self.name!r} has {len(self.choices)} slots"
             )
         for slot, (channels, options) in enumerate(zip(config, self.choices, strict=True)):
             if channels not in options:
                 allowed = ", ".join(map(str, options))
                 raise ConfigError(
-                    f"config_str={format_config(config)!r}: {channels} is not allowed in slot {slot} of space {self.name!r} (allowed: {allowed})"
+                    f"config_str={format_config(config)!r}: {channels} is not allowed in slot {slot} "
+                    f"of space {self.name!r} (allowed: {allowed})"
                 )
         return config
 
