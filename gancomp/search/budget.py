@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from gancomp.errors import ConfigError
 from gancomp.search.cost import Profile
@@ -47,21 +47,17 @@ class Limits:
     def __post_init__(self) -> None:
         _check_limits(self)
 
-    def _pairs(self) -> list[tuple[str, float]]:
-        pairs = [("macs", self.macs), ("params", self.params), ("latency_ms", self.latency_ms)]
-        return [(name, limit) for name, limit in pairs if limit > 0]
+    def to_dict(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        return {name: limit for name, limit in asdict(self).items() if limit > 0}
 
     def allows(self, cost: Mapping[str, float]) -> bool:
         """Whether a cost is within every limit; a limit of something that ``cost`` does not have is not checked."""
-        return all(cost.get(name, 0.0) <= limit for name, limit in self._pairs())
-
-    def to_dict(self) -> dict[str, float]:
-        """The limits that are set, by name."""
-        return dict(self._pairs())
+        return all(cost.get(name, 0.0) <= limit for name, limit in self.to_dict().items())
 
     def describe(self) -> str:
         """The limits as text, e.g. ``macs <= 2.5e+09``."""
-        return ", ".join(f"{name} <= {limit:.6g}" for name, limit in self._pairs())
+        return ", ".join(f"{name} <= {limit:.6g}" for name, limit in self.to_dict().items()) or "no limit"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Candidates:
     """
 
     def __init__(self, space: SearchSpace, allows: Callable[[Config], bool], *, listed: bool, seed: int) -> None:
-        self.space, self.allows = space, allows
+        self.space, self.allows, self._listed = space, allows, listed
         self._taken: set[Config] = set()
         self._order: list[Config] | None = None
         if listed and space.size <= LISTED:
@@ -97,7 +97,11 @@ class Candidates:
     def fresh(self, rng: random.Random) -> Config | None:
         """Take a random one: uniform over all that are left where they are listed, by :meth:`shrunk` elsewhere."""
         if self._order is None:
-            return self.draw(lambda: self.shrunk(rng))
+            found = self.draw(lambda: self.shrunk(rng))
+            if found is not None or not self._listed:
+                return found
+            # So few are left that draws miss them: list what is allowed after all.
+            self._order = self._climb()
         while self._order:
             if self.take(config := self._order.pop()):
                 return config
@@ -119,6 +123,17 @@ class Candidates:
         while larger := [neighbour for neighbour in self._neighbours(config, -1) if self.allows(neighbour)]:
             config = rng.choice(larger)
         return config
+
+    def _climb(self) -> list[Config]:
+        """Every configuration that allowed ones lead to, one step at a time, from the smallest: with costs that grow with
+        every width, all that are allowed."""
+        found = [self.space.smallest]
+        known = set(found)
+        for config in found:
+            larger = [c for c in self._neighbours(config, -1) if c not in known and self.allows(c)]
+            found += larger
+            known.update(larger)
+        return found
 
     def _neighbours(self, config: Config, step: int) -> list[Config]:
         """The configurations with one slot ``step`` places further in its choices, which go from large to small."""

@@ -87,6 +87,8 @@ def search(
                 results.add_cost(config_str, known)
         return known
 
+    if missing := limits.to_dict().keys() - cost_of(space.smallest).keys():
+        raise ConfigError(f"limits: {', '.join(sorted(missing))} is limited, but the cost does not tell it")
     for config in map(tuple, seeds):
         if not limits.allows(cost_of(config)):
             raise ConfigError(f"seeds: {format_config(config)} costs {_words(cost_of(config))}, allowed is {limits.describe()}")
