@@ -33,14 +33,12 @@ def _profile(settings: Any, profile: Any) -> None:
         return
     if settings.layers:
         for layer in layers:
-            print(
-                f"{layer['name']:32} {layer['kind']:18} {layer['out_shape']!s:22} {layer['params']:>10} {_number(layer['macs']):>9}"
-            )
+            shape, macs = str(layer["out_shape"]), _number(layer["macs"])
+            print(f"{layer['name']:32} {layer['kind']:22} {shape:22} {layer['params']:>10} {macs:>9}")
     print(f"parameters      {profile.params:,}")
     print(f"MACs            {profile.macs:,} ({_number(profile.macs)})")
-    print(
-        f"MACs published  {profile.macs_published:,} ({_number(profile.macs_published)}), transposed convolutions as the papers count"
-    )
+    published = f"{profile.macs_published:,} ({_number(profile.macs_published)})"
+    print(f"MACs published  {published}, transposed convolutions as the papers count them")
 
 
 def _evaluate(settings: Any, result: dict[str, Any]) -> None:
