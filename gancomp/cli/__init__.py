@@ -108,6 +108,3 @@ def _info() -> int:
     print(f"CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no'}")
     return 0
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -48,7 +48,7 @@ def test_profile_of_a_file_and_layers(capsys, tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb(verb: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gancomp.cli", verb, "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+        [sys.executable, "-m", "gancomp", verb, "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
     )
     assert done.returncode == 0, done.stderr
     assert f"usage: gancomp {verb}" in done.stdout
@@ -218,7 +218,7 @@ def test_ctrl_c_exits_130_and_the_run_goes_on(tmp_path: Path) -> None:
     import time
 
     command = [
-        sys.executable, "-m", "gancomp.cli", "train", "--out", str(tmp_path / "run"), "--load-size", "32", "--crop-size", "32",
+        sys.executable, "-m", "gancomp", "train", "--out", str(tmp_path / "run"), "--load-size", "32", "--crop-size", "32",
         "--data.synthetic-train", "8", "--data.synthetic-test", "2", "--model.ngf", "4", "--model.n-blocks", "1",
         "--train.ndf", "4", "--train.d-layers", "1", "--train.batch-size", "1", "--train.log-every", "1", "--train.steps", "100000",
     ]  # fmt: skip
