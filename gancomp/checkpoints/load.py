@@ -48,11 +48,20 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata strings of a ``.safetensors`` file; empty for other files."""
+    """The metadata strings of a ``.safetensors`` file; empty for other files.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
     if Path(path).suffix != ".safetensors":
         return {}
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
 
 
 def metadata_json(metadata: dict[str, str], key: str, path: object) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -32,7 +35,7 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
         The settings, and whether ``--print-config`` asked to print instead of run them.
 
     Raises:
-        ConfigError: the file is missing, no YAML, or has unknown or wrong values.
+        ConfigError: the file is missing, no YAML, or has unknown or wrong values; or a flag's value is out of range.
         SystemExit: a flag is unknown or wrong (status 2), or help was asked for (status 0).
     """
     import tyro
@@ -42,8 +45,19 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
     rest = [_rename(argument, names) for argument in rest]
     values = _read_yaml(file, verb) if file else {}
     default = _build(settings, values, "", missing=tyro.MISSING)
-    parsed = tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default)
-    return parsed, show
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default), show
+    except SystemExit as stop:
+        # tyro draws a box round the errors of our own checks and leaves: they are one line like all others.
+        cause: BaseException | None = stop
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        print(complaint.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def _take_config(arguments: Sequence[str]) -> tuple[list[str], str, bool]:
