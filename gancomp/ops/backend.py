@@ -1,7 +1,8 @@
 """Which implementation runs a call, and why the others do not.
 
 Every backend answers a call with a reason why it cannot run it, or None. ``auto`` takes the first that can; a named one that
-cannot raises with its reason and never falls back.
+cannot raises with its reason and never falls back. A backend that is broken, rather than unfit for the call, raises under
+``auto`` as well: a slow run must not be the only sign of it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,31 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gancomp.errors import BackendError, ConfigError
 
-BACKENDS = ("cuda", "triton", "cpu", "reference")
+# In order of preference. Triton comes after the native kernels: it meets tensors on the CPU only under its interpreter.
+BACKENDS = ("cuda", "cpu", "triton", "reference")
+
+# Asked once: looking through the import path costs more than a small kernel.
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+class Fault(str):
+    """A reason that ``auto`` must not pass over: something is broken."""
+
+
+Verdict = Callable[[], str | None]
+Verdicts = Mapping[str, Verdict]
 
 
 @dataclass(frozen=True)
@@ -29,18 +45,30 @@ class NativeLibrary:
     reason: str | None
 
 
-@functools.cache
-def native_library() -> NativeLibrary:
-    """Load the compiled operators once; a failure keeps its reason for whoever needs them."""
-    folder = Path(__file__).resolve().parent.parent
+def load_native_library(folder: Path) -> NativeLibrary:
+    """Load the compiled operators of a folder; a failure keeps its reason for whoever needs them."""
     candidates = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.dylib"))
     if not candidates:
         return NativeLibrary(None, "the native library is not built (run `pip install .` in the source folder)")
     try:
         torch.ops.load_library(str(candidates[0]))
-    except (OSError, RuntimeError) as error:
-        return NativeLibrary(None, f"the native library {candidates[0].name} does not load: {str(error).splitlines()[0]}")
+        from gancomp import _C
+
+        _C.isa()
+    except ValueError as error:  # GANCOMP_ISA
+        return NativeLibrary(None, Fault(error))
+    except (ImportError, OSError, RuntimeError) as error:
+        first_line = str(error).partition("\n")[0]
+        return NativeLibrary(None, Fault(f"the native library {candidates[0].name} does not load: {first_line}"))
     return NativeLibrary(candidates[0], None)
+
+
+_NATIVE = load_native_library(Path(__file__).resolve().parent.parent)
+
+
+def native_library() -> NativeLibrary:
+    """The compiled operators, loaded when this module was imported."""
+    return _NATIVE
 
 
 def requested(backend: str) -> str:
@@ -49,15 +77,12 @@ def requested(backend: str) -> str:
     Raises:
         ConfigError: unknown name.
     """
-    source, name = ("backend", backend)
+    source, name = "backend", backend
     if backend == "auto":
-        source, name = "GANCOMP_BACKEND", os.environ.get("GANCOMP_BACKEND", "auto")
+        source, name = "GANCOMP_BACKEND", os.environ.get("GANCOMP_BACKEND") or "auto"
     if name != "auto" and name not in BACKENDS:
         raise ConfigError(f"{source}={name!r}: expected auto, {', '.join(BACKENDS)}")
     return name
-
-
-Verdicts = Mapping[str, Callable[[], str | None]]
 
 
 def choose(op: str, backend: str, verdicts: Verdicts) -> str:
@@ -66,34 +91,38 @@ def choose(op: str, backend: str, verdicts: Verdicts) -> str:
     Args:
         op: name of the op, for messages.
         backend: what the caller asked for.
-        verdicts: by backend, in order of preference, a function that gives the reason why it cannot run the call.
+        verdicts: by backend, a function that gives the reason why it cannot run the call.
 
     Raises:
-        BackendError: the named backend cannot run it.
+        BackendError: the named backend cannot run it, or ``auto`` met a broken one.
     """
     name = requested(backend)
-    if name == "auto":
-        return next(candidate for candidate, verdict in verdicts.items() if verdict() is None)
-    reason = verdicts[name]() if name in verdicts else f"{op} has no {name} implementation"
-    if reason is not None:
-        raise BackendError(f"{op}: backend {name!r} cannot run this call: {reason}")
-    return name
+    if name != "auto":
+        reason = verdicts[name]() if name in verdicts else f"{op} has no {name} implementation"
+        if reason is not None:
+            raise BackendError(f"{op}: backend {name!r} cannot run this call: {reason}")
+        return name
+    for candidate in BACKENDS:
+        reason = verdicts[candidate]() if candidate in verdicts else "not implemented"
+        if reason is None:
+            return candidate
+        if isinstance(reason, Fault):
+            raise BackendError(f"{op}: {reason}; GANCOMP_BACKEND=reference runs without it")
+    raise BackendError(f"{op}: no backend can run this call")
 
 
 def describe(op: str, backend: str, verdicts: Verdicts) -> str:
     """One line per backend: runs, could run, or the reason why not."""
     name = requested(backend)
+    try:
+        chosen = choose(op, backend, verdicts)
+    except BackendError:
+        chosen = None
     lines = [f"{op} (backend {name!r})"]
-    chosen = False
     for candidate in BACKENDS:
         reason = verdicts[candidate]() if candidate in verdicts else "not implemented for this op"
-        if reason is not None:
-            lines.append(f"  {candidate}: no, {reason}")
-        elif not chosen and name in ("auto", candidate):
-            lines.append(f"  {candidate}: runs")
-            chosen = True
-        else:
-            lines.append(f"  {candidate}: could run")
+        state = "runs" if candidate == chosen else "could run" if reason is None else f"no, {reason}"
+        lines.append(f"  {candidate}: {state}")
     return "\n".join(lines)
 
 
@@ -106,21 +135,52 @@ def cpu_verdict(**tensors: Tensor | None) -> str | None:
             return f"{name} is on {tensor.device.type}"
         if tensor.dtype != torch.float32:
             return f"{name} is {str(tensor.dtype).removeprefix('torch.')}, the kernels are float32"
-    return native_library().reason
+    return _NATIVE.reason
+
+
+_TRITON_LIMIT = 2**31 - 2**16
 
 
 def triton_verdict(**tensors: Tensor | None) -> str | None:
     """Why the Triton kernels cannot take these tensors: they need CUDA tensors, or the interpreter for CPU ones."""
-    if importlib.util.find_spec("triton") is None:
+    if not _TRITON_INSTALLED:
         return "triton is not installed"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if tensor.device.type != "cuda" and not interpreted:
-            return f"{name} is on {tensor.device.type} (set TRITON_INTERPRET=1 to interpret the kernels there)"
+        if tensor.device.type != "cuda":
+            if not _interpreted():
+                return f"{name} is on {tensor.device.type} (start with TRITON_INTERPRET=1 to interpret the kernels there)"
+        elif (reason := _launch_verdict(tensor.device)) is not None:
+            return reason
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+        if tensor.dim() == 4:
+            planes, pixels = tensor.shape[0] * tensor.shape[1], tensor.shape[2] * tensor.shape[3]
+            if max(planes, pixels) > _TRITON_LIMIT:
+                return f"{name} has {planes} planes of {pixels} pixels, the kernels count either with 32 bits"
+    return None
+
+
+def _interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels. That is decided when they are imported: a later change has no effect."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return False
+    from gancomp.kernels.common import INTERPRETED
+
+    return INTERPRETED
+
+
+@functools.cache
+def _launch_verdict(device: torch.device) -> str | None:
+    """Why Triton cannot launch a kernel on this GPU: it compiles a small C extension when it first does."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler (install gcc or clang, or set CC)"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Triton finds no Python.h (install the development files of this Python)"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (7, 5):
+        return f"{device} has compute capability {major}.{minor}, the kernels need 7.5"
     return None
 
 
@@ -130,3 +190,15 @@ def dense_planes(x: Tensor) -> Tensor:
     if x.stride(3) == 1 and x.stride(2) == width and x.stride(1) == height * width:
         return x
     return x.contiguous()
+
+
+def unify_under_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """The tensors of a call in one dtype where autocast is on: convolutions leave it in 16 bits, weights stay float32.
+
+    On the CPU that is float32, which the native kernels take; elsewhere it is the dtype of ``x``.
+    """
+    device = x.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x, *others
+    dtype = torch.float32 if device == "cpu" else x.dtype
+    return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in (x, *others))

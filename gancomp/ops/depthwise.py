@@ -6,10 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
 from gancomp.ops import reference
-from gancomp.ops.backend import Verdicts, choose, cpu_verdict, dense_planes, describe, native_library, triton_verdict
+from gancomp.ops.backend import (
+    Verdicts,
+    choose,
+    cpu_verdict,
+    dense_planes,
+    describe,
+    native_library,
+    triton_verdict,
+    unify_under_autocast,
+)
 
 OP = "reflect_pad_depthwise_conv3x3"
 
@@ -34,6 +44,7 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
 
     Source: GAN Compression, section 3.2 (the depthwise half of a decomposed convolution).
     """
+    x, weight, bias = unify_under_autocast(x, weight, bias)
     _validate(x, weight, bias)
     chosen = choose(OP, backend, _verdicts(x, weight, bias))
     if chosen == "reference":
@@ -47,6 +58,7 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
 
 def explain(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> str:
     """Which backend runs this call and why the others do not."""
+    x, weight, bias = unify_under_autocast(x, weight, bias)
     _validate(x, weight, bias)
     return describe(OP, backend, _verdicts(x, weight, bias))
 
@@ -64,7 +76,7 @@ def _validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if x.dim() != 4 or not x.is_floating_point():
         raise ConfigError(f"{OP}: x is {x.dtype} {list(x.shape)}, expected floating point [N, C, H, W]")
     if min(x.shape[2:]) < 2 or x.shape[1] == 0:
-        raise ConfigError(f"{OP}: x of shape {list(x.shape)}: reflection needs height and width of at least 2")
+        raise ConfigError(f"{OP}: x of shape {list(x.shape)}: expected channels, and height and width of at least 2")
     if weight.dim() != 4 or weight.shape[1:] != (1, 3, 3) or weight.shape[0] < x.shape[1]:
         raise ConfigError(f"{OP}: weight of shape {list(weight.shape)}, expected at least [{x.shape[1]}, 1, 3, 3]")
     if bias is not None and (bias.dim() != 1 or bias.shape[0] < x.shape[1]):
@@ -80,11 +92,13 @@ class ReflectPadDepthwiseConv3x3Cpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, weight = dense_planes(x), weight.contiguous()
+        bias = None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.bias_size = None if bias is None else bias.shape[0]
         return torch.ops.gancomp.reflect_pad_depthwise_conv3x3(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

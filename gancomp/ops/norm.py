@@ -6,10 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
 from gancomp.ops import reference
-from gancomp.ops.backend import Verdicts, choose, cpu_verdict, dense_planes, describe, native_library, triton_verdict
+from gancomp.ops.backend import (
+    Verdicts,
+    choose,
+    cpu_verdict,
+    dense_planes,
+    describe,
+    native_library,
+    triton_verdict,
+    unify_under_autocast,
+)
 
 OP = "instance_norm_act"
 
@@ -47,6 +57,7 @@ def instance_norm_act(
 
     Source: Ulyanov et al. 2016, "Instance normalization".
     """
+    x, weight, bias, residual = unify_under_autocast(x, weight, bias, residual)
     _validate(x, weight, bias, residual, eps)
     chosen = choose(OP, backend, _verdicts(x, weight, bias, residual))
     if chosen == "reference":
@@ -69,6 +80,7 @@ def explain(
     backend: str = "auto",
 ) -> str:
     """Which backend runs this call and why the others do not."""
+    x, weight, bias, residual = unify_under_autocast(x, weight, bias, residual)
     _validate(x, weight, bias, residual, eps)
     return describe(OP, backend, _verdicts(x, weight, bias, residual))
 
@@ -111,6 +123,7 @@ class InstanceNormActCpu(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float
     ) -> Tensor:
         x = dense_planes(x)
+        weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
         residual = None if residual is None else dense_planes(residual)
         y, mean, rstd = torch.ops.gancomp.instance_norm_act(x, weight, bias, residual, relu, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
@@ -118,6 +131,7 @@ class InstanceNormActCpu(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         grad = dense_planes(grad)

@@ -1,6 +1,11 @@
-"""Slow, obvious implementations of every op: the specification, in any floating dtype, differentiable by plain autograd."""
+"""Slow, obvious implementations of every op: the specification, in any floating dtype, differentiable by plain autograd.
+
+16-bit inputs are computed in float32 and rounded once, as every backend does it.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +15,8 @@ def instance_norm_act(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float
 ) -> Tensor:
     """``act(weight * (x - mean) / sqrt(var + eps) + bias) + residual``, statistics per (n, c) over (h, w), variance biased."""
-    channels = x.shape[1]
+    channels, dtype = x.shape[1], x.dtype
+    x, weight, bias, residual = _wide(x, weight, bias, residual)
     centred = x - x.mean(dim=(2, 3), keepdim=True)
     y = centred / torch.sqrt(centred.square().mean(dim=(2, 3), keepdim=True) + eps)
     if weight is not None:
@@ -18,20 +24,25 @@ def instance_norm_act(
     if bias is not None:
         y = y + bias[:channels].view(1, -1, 1, 1)
     if relu:
-        y = y.clamp_min(0)
-    return y if residual is None else y + residual
+        y = torch.relu(y)
+    return (y if residual is None else y + residual).to(dtype).contiguous()
 
 
 def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``y[n, c, i, j] = bias[c] + sum_uv weight[c, 0, u, v] * x[n, c, r(i + u - 1), r(j + v - 1)]`` with r the reflection."""
-    channels, height, width = x.shape[1:]
+    (channels, height, width), dtype = x.shape[1:], x.dtype
+    x, weight, bias = _wide(x, weight, bias)
     rows, columns = _reflected(height, x.device), _reflected(width, x.device)
     y = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     for u in range(3):
         for v in range(3):
             shifted = x[:, :, rows[u : u + height]][:, :, :, columns[v : v + width]]
             y = y + weight[:channels, 0, u, v].view(1, -1, 1, 1) * shifted
-    return y if bias is None else y + bias[:channels].view(1, -1, 1, 1)
+    return (y if bias is None else y + bias[:channels].view(1, -1, 1, 1)).to(dtype)
+
+
+def _wide(*tensors: Tensor | None) -> tuple[Any, ...]:
+    return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
 
 def _reflected(size: int, device: torch.device) -> Tensor:

@@ -1,0 +1,123 @@
+"""What tests and benchmarks of the operators share: inputs in every memory layout, tolerances from data, poisoned memory.
+
+Nothing of gancomp imports this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LAYOUTS = ("contiguous", "channels_last", "permuted", "offset", "channel_slice")
+"""Memory layouts of an image tensor that a caller may come with; see :func:`laid_out`."""
+
+_GUARD = 64  # elements of NaN before and after the data; keeps its alignment
+
+
+def images(
+    *shape: int, layout: str = "contiguous", dtype: torch.dtype = torch.float32, mean: float = 0.0, seed: int = 0
+) -> Tensor:
+    """Normally distributed images [N, C, H, W] of unit variance; the values depend on shape, mean and seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return laid_out((torch.randn(shape, generator=generator, dtype=torch.float64) + mean).to(dtype), layout)
+
+
+def laid_out(values: Tensor, layout: str) -> Tensor:
+    """A copy of ``values`` [N, C, H, W] in another memory layout, with NaN round it and in its gaps.
+
+    Args:
+        values: the tensor to copy; the result does not require a gradient.
+        layout: ``contiguous``; ``channels_last``; ``permuted``: dense with rows and columns swapped in memory; ``offset``:
+            contiguous at an address that no vector is aligned to; ``channel_slice``: the middle channels of a wider tensor.
+
+    Raises:
+        ValueError: unknown layout.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}: expected {', '.join(LAYOUTS)}")
+    n, c, h, w = values.shape
+    wide = c + 3 if layout == "channel_slice" else c
+    offset = _GUARD + {"offset": 3, "channel_slice": 2 * h * w}.get(layout, 0)
+    strides = {
+        "channels_last": (c * h * w, 1, c * w, c),
+        "permuted": (c * h * w, h * w, 1, h),
+    }.get(layout, (wide * h * w, h * w, w, 1))
+    buffer = torch.full((offset + n * wide * h * w + _GUARD,), float("nan"), dtype=values.dtype, device=values.device)
+    return buffer.as_strided(values.shape, strides, offset).copy_(values.detach())
+
+
+def with_inactive(values: Tensor, spare: int = 3) -> Tensor:
+    """A full weight: its first entries along dimension 0 are ``values``, the inactive rest is ``spare`` entries of NaN."""
+    return torch.cat([values, values.new_full((spare, *values.shape[1:]), float("nan"))])
+
+
+@contextlib.contextmanager
+def unchanged(*tensors: Tensor | None) -> Iterator[None]:
+    """Fail if the block writes to the memory of a tensor or to the guard round it (compared bit by bit).
+
+    Raises:
+        AssertionError: it does.
+    """
+    memory = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors if t is not None]
+    before = [content.clone() for content in memory]
+    yield
+    for index, (content, expected) in enumerate(zip(memory, before, strict=True)):
+        if not torch.equal(content, expected):
+            raise AssertionError(f"the memory of input {index} was written to")
+
+
+@contextlib.contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """New uninitialised tensors hold NaN inside this context, so that an element nobody writes cannot look right."""
+    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        settings.fill_uninitialized_memory = fill
+
+
+def tolerance(stock: Tensor, exact: Tensor) -> float:
+    """The largest error a kernel may make: twice that of PyTorch's own op, plus one rounding of the largest value.
+
+    Args:
+        stock: the result of PyTorch's own op, in the dtype of the kernel.
+        exact: the result of the reference in float64, from the same inputs.
+    """
+    rounding = torch.finfo(stock.dtype).eps * float(exact.abs().max())
+    return 2 * float((stock.double() - exact).abs().max()) + rounding
+
+
+def assert_accurate(actual: Tensor, stock: Tensor, exact: Tensor, name: str = "result") -> None:
+    """Check a kernel's result against the float64 reference, with PyTorch's own op as the measure (see :func:`tolerance`).
+
+    Raises:
+        AssertionError: other shape or dtype than PyTorch's, a NaN, or an error above the tolerance.
+        ValueError: the reference is not finite float64.
+    """
+    if exact.dtype != torch.float64 or not exact.isfinite().all():
+        raise ValueError(f"{name}: the reference is not finite float64")
+    if actual.shape != exact.shape or actual.dtype != stock.dtype:
+        raise AssertionError(f"{name}: {actual.dtype} {list(actual.shape)}, expected {stock.dtype} {list(exact.shape)}")
+    if exact.numel() == 0:
+        return
+    error, allowed = float((actual.double() - exact).abs().max()), tolerance(stock, exact)
+    if not error <= allowed:
+        largest = float(exact.abs().max())
+        raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g}, largest value {largest:.3g}")
+
+
+def allocations(function: Callable[[], Any]) -> list[int]:
+    """Sizes in bytes of all memory that PyTorch's allocators hand out while ``function()`` runs, in order."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    recorded: Any = profile.profiler
+    return [event.nbytes() for event in recorded.kineto_results.events() if event.name() == "[memory]" and event.nbytes() > 0]
