@@ -13,6 +13,9 @@ from typing import Any
 
 from gancomp.errors import RunError
 
+# What a killed process can leave behind of a file that it was writing.
+LEFTOVERS = ".*.tmp"
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:

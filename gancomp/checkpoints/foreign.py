@@ -1,7 +1,8 @@
 """Published checkpoint layouts of pix2pix/CycleGAN and GAN Compression, recognised by their tensor names and shapes.
 
-What a state dict cannot tell: dropout rates (no tensors; off here, as at inference), the padding of the blocks (reflection,
-as published) and the value range ([-1, 1], as published).
+What a state dict cannot tell: dropout rates (no tensors; off here, as at inference), InstanceNorm from no norm (neither has
+tensors; InstanceNorm, as published), the padding of the blocks (reflection, as published) and the value range ([-1, 1], as
+published).
 """
 
 from __future__ import annotations

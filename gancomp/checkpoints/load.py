@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,40 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        return as_state(torch.load(path, map_location="cpu", weights_only=True)), {}
+        return as_state(_torch_load(path)), {}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except pickle.UnpicklingError:
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+
+
+def _torch_load(path: Path) -> object:
+    """Read a PyTorch file without running code from it.
+
+    Raises:
+        CheckpointError: it holds objects that need code, or is no PyTorch file; the message leaves out the path.
+        OSError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # On a file that is no pickle PyTorch warns of an unknown pickle protocol.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        # PyTorch answers a damaged file with whatever its parser stumbles over, from IndexError to struct.error.
+        text = str(error)
+        if unsafe := re.search(r"GLOBAL (\S+) was not an allowed global", text):
+            what = f"objects of {unsafe[1]}"
+        elif "TorchScript" in text:
+            what = "a TorchScript program"
+        else:
+            raise CheckpointError("cannot be read as weights (damaged, or no PyTorch file)") from None
         raise CheckpointError(
-            f"{path}: not a plain state dict of tensors (loading it would run code from the file); "
+            f"holds {what} instead of a plain state dict of tensors, and loading it would run code from the file; "
             "save model.state_dict() instead"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -90,7 +90,7 @@ def config_from_dict(values: Mapping[str, Any]) -> tuple[str, Any]:
     """
     values = dict(values)
     arch = values.pop("arch", None)
-    if arch not in _REGISTRY:
+    if not isinstance(arch, str) or arch not in _REGISTRY:
         raise ConfigError(f"arch={arch!r}: expected one of {', '.join(sorted(_REGISTRY))}")
     config_class = _REGISTRY[arch][0]
     known = {field.name for field in dataclasses.fields(config_class)}
@@ -121,7 +121,8 @@ def check_choice(owner: str, name: str, value: Any, allowed: tuple[Any, ...]) ->
 
 
 def check_range(owner: str, name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise a ConfigError unless ``low <= value <= high``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    """Raise a ConfigError unless ``low <= value <= high``; where ``low`` is an integer, ``value`` must be one too."""
+    whole = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
         bound = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise ConfigError(f"{owner}: {name}={value!r}: expected a number {bound}")
+        raise ConfigError(f"{owner}: {name}={value!r}: expected a {'whole ' if whole else ''}number {bound}")

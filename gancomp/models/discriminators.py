@@ -29,6 +29,11 @@ class DiscriminatorConfig:
         check_range("patch", "n_layers", self.n_layers, 0, 6)
         check_choice("patch", "norm", self.norm, ("instance", "batch", "none"))
 
+    @property
+    def min_size(self) -> int:
+        """Smallest image side that gives a score: each of the last two convolutions takes one pixel from the map's side."""
+        return 1 if self.n_layers == 0 else 3 * 2**self.n_layers
+
 
 @register_network("patch", DiscriminatorConfig)
 class PatchDiscriminator(Network):
@@ -66,18 +71,13 @@ class PatchDiscriminator(Network):
             ]
         self.model = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
 
-    @property
-    def min_size(self) -> int:
-        """Smallest image side that still gives a score (at least 2x2 where an instance norm needs it)."""
-        return 1 if self.config.n_layers == 0 else 2 ** (self.config.n_layers + 2)
-
     def forward(self, x: Tensor) -> Tensor:
         """Score ``x`` [N, in_channels, H, W] in [-1, 1]; returns logits [N, 1, H', W']."""
         if x.dim() != 4 or x.shape[1] != self.config.in_channels:
             raise ConfigError(f"x of shape {list(x.shape)}: expected [N, {self.config.in_channels}, H, W]")
-        if min(x.shape[2:]) < self.min_size:
+        if min(x.shape[2:]) < self.config.min_size:
             raise ConfigError(
                 f"x of shape {list(x.shape)}: a discriminator of {self.config.n_layers} layers "
-                f"needs sides of at least {self.min_size}"
+                f"needs sides of at least {self.config.min_size}"
             )
         return self.net(x) if self.config.n_layers == 0 else self.model(x)

@@ -81,11 +81,11 @@ class ResnetConfig:
         channels = tuple(channels)
         for count in channels:
             check_range("resnet", "config_str", count, 1)
-        if len(channels) not in {5 + slots, 6} or (legacy and len(channels) != 6):
-            allowed = "6" if legacy else f"{5 + slots}" + (" or 6" if slots not in (0, 1) else "")
+        allowed = [6] if legacy else [5 + slots, 6] if slots > 1 else [5 + slots]
+        if len(channels) not in allowed:
             raise ConfigError(
                 f"config_str={format_config(channels)!r}: has {len(channels)} numbers, "
-                f"a generator of {n_blocks} blocks takes {allowed}"
+                f"a generator of {n_blocks} blocks takes {' or '.join(map(str, allowed))}"
             )
         inner = channels[3:-2]
         if legacy:

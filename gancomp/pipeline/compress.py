@@ -16,7 +16,7 @@ from gancomp.io import atomic_path, read_json, write_json
 from gancomp.pipeline.evaluate import EvaluateOptions
 from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_finetune
 from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
-from gancomp.pipeline.settings import TeacherModel, open_split, plain
+from gancomp.pipeline.settings import TeacherModel, check_discriminator, open_split, plain
 from gancomp.pipeline.summary import write_summary
 from gancomp.pipeline.supernet import SupernetRun, build_supernet, new_supernet, run_supernet
 from gancomp.pipeline.train import TrainRun, run_train
@@ -74,6 +74,8 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     # Every split is opened before hours of training depend on it.
     for split in ("train", "val", "test"):
         open_split(run.data, split)
+    if not run.teacher:
+        check_discriminator(run.data, run.train)
     _check_budget(run)
     folder.open({"verb": "compress", **plain(run, hide=("out",))})
     run = planned(run, folder)

@@ -10,7 +10,7 @@ from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.models import Generator
 from gancomp.models.channels import parse_config
-from gancomp.pipeline.settings import open_split, plain, provenance
+from gancomp.pipeline.settings import check_discriminator, open_split, plain, provenance
 from gancomp.pipeline.supernet import find_discriminator, load_discriminator
 from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
@@ -42,9 +42,10 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
     folder = StageFolder(run.out)
     teacher = load_generator(run.teacher)
     student = load_supernet(run.supernet).extract(parse_config(run.config_str))
-    discriminator = find_discriminator(run.discriminator, run.supernet)
+    discriminator = find_discriminator(run.discriminator, run.supernet) if run.train.lambda_gan > 0 else None
+    inherited = load_discriminator(discriminator)
+    check_discriminator(run.data, run.train, inherited)
     train, val = open_split(run.data, "train", teacher), open_split(run.data, "val", teacher)
-    inherited = load_discriminator(discriminator) if run.train.lambda_gan > 0 else None
     stage = DistillStage(student, teacher, run.train, inherited, "finetune")
     adaptors = Path(run.supernet).parent / "adaptors.safetensors"
     if run.train.lambda_distill > 0 and adaptors.exists():

@@ -13,7 +13,16 @@ import torch
 from gancomp.data import DataConfig, PairedDataset, open_dataset
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file
-from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator, seeded_generator
+from gancomp.models import (
+    DiscriminatorConfig,
+    Generator,
+    PatchDiscriminator,
+    ResnetConfig,
+    ResnetGenerator,
+    UnetConfig,
+    UnetGenerator,
+    seeded_generator,
+)
 from gancomp.nn import init_weights
 from gancomp.train import TrainOptions
 from gancomp.version import __version__
@@ -81,6 +90,22 @@ def open_split(data: DataConfig, split: Literal["train", "val", "test"], generat
         if data.crop_size % generator.size_multiple:
             raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
     return open_dataset(data, split)
+
+
+def check_discriminator(data: DataConfig, options: TrainOptions, inherited: PatchDiscriminator | None = None) -> None:
+    """Find out before a run begins that its discriminator, inherited or new, takes the images of ``data``.
+
+    Raises:
+        ConfigError: they are too small.
+    """
+    if options.lambda_gan == 0:
+        return
+    config = DiscriminatorConfig(n_layers=options.d_layers) if inherited is None else inherited.config
+    if data.crop_size < config.min_size:
+        raise ConfigError(
+            f"data.crop_size={data.crop_size}: a discriminator of {config.n_layers} layers (train.d_layers) needs at least "
+            f"{config.min_size}"
+        )
 
 
 def pick_device(name: str) -> torch.device:

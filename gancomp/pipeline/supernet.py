@@ -13,7 +13,7 @@ from gancomp.errors import ConfigError
 from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, seeded_generator
 from gancomp.models.resnet import hidden_slots
 from gancomp.nn import init_weights
-from gancomp.pipeline.settings import open_split, plain, provenance
+from gancomp.pipeline.settings import check_discriminator, open_split, plain, provenance
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
 from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
@@ -102,12 +102,13 @@ def run_supernet(run: SupernetRun, *, progress: bool = True, stop_at: int | None
     """
     folder = StageFolder(run.out)
     teacher = load_generator(run.teacher)
-    discriminator = find_discriminator(run.discriminator, run.teacher)
+    discriminator = find_discriminator(run.discriminator, run.teacher) if run.train.lambda_gan > 0 else None
+    inherited = load_discriminator(discriminator)
+    check_discriminator(run.data, run.train, inherited)
     train = open_split(run.data, "train", teacher)
     val = open_split(run.data, "val", teacher)
     with torch.random.fork_rng(devices=[]):
         supernet = build_supernet(run, teacher, train)
-    inherited = load_discriminator(discriminator) if run.train.lambda_gan > 0 else None
     stage = DistillStage(supernet, teacher, run.train, inherited, "supernet")
     folder.open({"verb": "supernet", **plain(run, hide=("out",))})
     record = provenance("supernet", run, teacher=Path(run.teacher), discriminator=discriminator)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gancomp.data import DataConfig
-from gancomp.pipeline.settings import TeacherModel, open_split, plain, provenance
+from gancomp.pipeline.settings import TeacherModel, check_discriminator, open_split, plain, provenance
 from gancomp.train import StageFolder, TeacherStage, TrainOptions, fit
 
 
@@ -30,6 +30,7 @@ def run_train(run: TrainRun, *, progress: bool = True, stop_at: int | None = Non
     folder = StageFolder(run.out)
     stage = TeacherStage(run.model.build(run.data, run.train.seed), run.train)
     train, val = open_split(run.data, "train"), open_split(run.data, "val")
+    check_discriminator(run.data, run.train)
     folder.open({"verb": "train", **plain(run, hide=("out",))})
     fit(stage, train, val, folder, provenance("train", run), progress=progress, stop_at=stop_at)
     return folder / "generator.safetensors"

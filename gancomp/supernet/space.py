@@ -44,11 +44,12 @@ class SearchSpace:
         groups = text.split(";")
         if len(groups) == 1:
             groups = groups * slots
-        try:
-            choices = tuple(tuple(sorted({int(part) for part in group.split(",")}, reverse=True)) for group in groups)
-        except ValueError:
+        parts = [[part.strip() for part in group.split(",")] for group in groups]
+        # int() would read the digits of "32_24_16" as one number.
+        if not all(part.isascii() and part.isdecimal() and len(part) < 7 for group in parts for part in group):
             names = ", ".join(sorted(SPACES))
-            raise ConfigError(f"space={text!r}: expected one of {names}, or channel lists like '32,24,16'") from None
+            raise ConfigError(f"space={text!r}: expected one of {names}, or channel lists like '32,24,16'")
+        choices = tuple(tuple(sorted({int(part) for part in group}, reverse=True)) for group in parts)
         if len(choices) != slots:
             raise ConfigError(f"space={text!r}: has {len(choices)} slots, expected {slots}")
         return cls(text, choices)

@@ -54,6 +54,14 @@ class Precision:
         """Adapt the loss scale once per training step."""
         self._scaler.update()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The loss scale and its history; empty where nothing is scaled."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._scaler.load_state_dict(state)
+
 
 class Adversary:
     """A conditional discriminator with its optimizer: it judges (input, image) pairs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import warnings
@@ -25,10 +26,7 @@ class TrainLog:
         records = read_jsonl(path)
         kept = [record for record in records if record["step"] <= start_step]
         if len(kept) < len(records):
-            path.unlink()
-            write_text(path, "")
-            for record in kept:
-                append_jsonl(path, record)
+            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
         self._began = time.perf_counter()
         self._writer = self._open_tensorboard(tensorboard, start_step) if tensorboard else None

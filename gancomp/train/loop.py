@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from gancomp.data import Batch, PairedDataset, image_grid, stack_pairs, train_batches
 from gancomp.errors import GancompError, RunError
 from gancomp.io import atomic_path
+from gancomp.train.adversary import Precision
 from gancomp.train.log import Progress, TrainLog, format_losses
 from gancomp.train.options import TrainOptions
-from gancomp.train.state import StageFolder, load_state, save_state
+from gancomp.train.state import StageFolder, Stateful, load_state, save_state
 
 
 class Interrupted(GancompError):
@@ -33,8 +34,14 @@ class Stage(ABC):
     name: str
     options: TrainOptions
     device: torch.device
+    precision: Precision
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+
+    def parts(self) -> dict[str, Stateful]:
+        """All that a saved state has to hold, by name."""
+        optimizers = {f"{name} optimizer": optimizer for name, optimizer in self.optimizers.items()}
+        return {**self.modules, **optimizers, "loss scale": self.precision}
 
     @abstractmethod
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -80,9 +87,7 @@ def fit(
     if folder.done is not None:
         return True
     options = stage.options
-    done = load_state(folder.state_path, stage.modules, stage.optimizers)
-    for module in stage.modules.values():
-        module.to(stage.device)
+    done = load_state(folder.state_path, stage.parts())
     last = options.steps if stop_at is None else min(stop_at, options.steps)
     log = TrainLog(folder.log_path, done, folder / "tensorboard")
     batches = train_batches(train, options.batch_size, options.seed, start_step=done, workers=options.workers)
@@ -90,15 +95,18 @@ def fit(
     bar = Progress(options.steps, done, stage.name, enabled=progress)
     try:
         with _stop_requests() as stop, contextlib.closing(batches):
-            while done < last:
+            stopping = False
+            while done < last and not stopping:
                 _seed_step(options.seed, done)
                 for optimizer in stage.optimizers.values():
                     for group in optimizer.param_groups:
                         group["lr"] = options.learning_rate(done)
                 losses = stage.step(next(batches).to(stage.device), done)
                 done += 1
-                saving = done == last or done % options.save_every == 0 or stop.is_set()
-                logging = done == last or done % options.log_every == 0 or done == 1
+                # Asked once a step: a request that comes after this line waits for the next step, which saves.
+                stopping = stop.is_set()
+                saving = done == last or done % options.save_every == 0 or stopping
+                logging = done == options.steps or done % options.log_every == 0 or done == 1
                 if saving or logging:
                     values = {name: float(value) for name, value in losses.items()}
                     _check_finite(values, done, folder)
@@ -108,11 +116,11 @@ def fit(
                 if done == options.steps or (options.sample_every and done % options.sample_every == 0):
                     _draw(stage, shown, done, folder, log)
                 if saving:
-                    save_state(folder.state_path, done, stage.modules, stage.optimizers)
-                if stop.is_set() and done < last:
-                    raise Interrupted(
-                        f"{stage.name}: stopped at step {done} of {options.steps}; the same command goes on from there"
-                    )
+                    save_state(folder.state_path, done, stage.parts())
+            if stop.is_set():
+                raise Interrupted(
+                    f"{stage.name}: stopped at step {done} of {options.steps}; the same command goes on from there"
+                )
         if done < options.steps:
             return False
         stage.write_products(folder, provenance)

@@ -70,6 +70,7 @@ class TrainOptions:
             ("ndf", 1, 4096),
             ("d_layers", 0, 6),
             ("ema", 0.0, 0.999999),
+            ("seed", 0, 2**32 - 1),
             ("workers", 0, 256),
             ("log_every", 1, 10**9),
             ("save_every", 1, 10**9),

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from gancomp.errors import RunError
-from gancomp.io import atomic_path, read_json, write_json, write_text
+from gancomp.io import LEFTOVERS, atomic_path, read_json, write_json, write_text
 
 
 class StageFolder:
@@ -56,8 +55,10 @@ class StageFolder:
                 raise RunError(f"{file}: damaged; remove the folder {self.path} to start again") from None
             if difference := first_difference(before, yaml.safe_load(text)):
                 raise RunError(f"{self.path}: was begun with {difference}; use the same settings or another folder")
+            for leftover in self.path.rglob(LEFTOVERS):
+                leftover.unlink()
             return
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(not path.match(LEFTOVERS) for path in self.path.iterdir()):
             raise RunError(f"out={str(self.path)!r}: the folder is not empty and holds no run; choose another one")
         write_text(file, text)
 
@@ -81,13 +82,17 @@ def first_difference(before: Any, now: Any, name: str = "") -> str | None:
     return None if before == now else f"{name or 'settings'}={before!r}, now {now!r}"
 
 
-def save_state(path: Path, step: int, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> None:
-    """Write step, weights and optimizer moments; after a crash either the old or the new state is there."""
-    state = {
-        "step": step,
-        "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-    }
+class Stateful(Protocol):
+    """Whatever changes while a stage trains: networks, optimizers, the loss scale."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+def save_state(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
+    """Write the step and the state of every part; after a crash either the old or the new state is there."""
+    state = {"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)
@@ -99,8 +104,8 @@ def save_state(path: Path, step: int, modules: Mapping[str, nn.Module], optimize
             raise RunError(f"{path}: the training state cannot be written ({str(error).splitlines()[0]})") from None
 
 
-def load_state(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> int:
-    """Restore what :func:`save_state` wrote into the given objects; returns the number of steps done (0: no state yet).
+def load_state(path: Path, parts: Mapping[str, Stateful]) -> int:
+    """Restore what :func:`save_state` wrote into the given parts; returns the number of steps done (0: no state yet).
 
     Raises:
         RunError: the file is damaged or belongs to other networks.
@@ -109,10 +114,10 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, module in modules.items():
-            module.load_state_dict(state["modules"][name])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
         return int(state["step"])
     except Exception as error:
-        raise RunError(f"{path}: cannot be resumed from ({str(error).splitlines()[0]}); remove it to start again") from None
+        # Damaged files end in any kind of exception, some without a text.
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise RunError(f"{path}: cannot be resumed from ({reason}); remove it to start again") from None
