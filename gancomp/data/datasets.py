@@ -125,7 +125,7 @@ class PictureCache:
         """Keep a pair if there is room."""
         size = sum(p.width * p.height * len(p.getbands()) for p in pair)
         with self._lock:
-            if self._bytes + size <= self._limit:
+            if index not in self._pictures and self._bytes + size <= self._limit:
                 self._pictures[index] = pair
                 self._bytes += size
 
@@ -139,7 +139,7 @@ class FolderDataset(PairedDataset):
         self._cache = PictureCache(config.cache_mb * 2**20)
 
     def source(self) -> str:
-        return "".join(f"{a.stat().st_size}," for a, _ in self._files)
+        return "".join(f"{path.stat().st_size}," for pair in self._files for path in pair if path is not None)
 
     def pictures(self, index: int) -> tuple[Image.Image, Image.Image]:
         """A and B of a pair; decoded once while they fit the cache."""
@@ -237,7 +237,7 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
-    return sorted(files, key=_natural)
+    return sorted((path for path in files if not path.is_dir()), key=_natural)
 
 
 def _natural(path: Path) -> tuple[int, int, str]:

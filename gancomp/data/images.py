@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,29 +14,27 @@ from gancomp.errors import ConfigError, DataError
 from gancomp.io import atomic_path
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000  # Pillow itself warns above 89 million
 
 
 def read_image(path: Path, channels: int = 3) -> Image.Image:
     """Read an image file as 8-bit RGB (``channels`` 3) or grey (1).
 
     Orientation tags are applied, transparency is laid on white, palettes are expanded, 16-bit and floating-point samples are
-    scaled to 8 bits (16-bit ones by their full range, floats from [0, 1]).
+    scaled to 8 bits (16-bit ones by their full range, floats from [0, 1]); values beyond the range are cut off.
 
     Raises:
-        DataError: not an image, damaged, cut short, or above 100 megapixels; the message names the path.
+        DataError: not an image, damaged, cut short, NaN inside, or above 80 megapixels; the message names the path.
         ConfigError: ``channels`` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ConfigError(f"channels={channels}: image files have 1 or 3")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{path}: has {image.width}x{image.height} pixels, allowed are {MAX_PIXELS}")
-                image.load()
-                return _to_eight_bits(ImageOps.exif_transpose(image), channels)
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: has {image.width}x{image.height} pixels, allowed are {MAX_PIXELS}")
+            image.load()
+            return _to_eight_bits(ImageOps.exif_transpose(image), channels)
     except DataError:
         raise
     except FileNotFoundError:
@@ -53,8 +50,10 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
 def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         samples = np.asarray(image, dtype=np.float64)
+        if np.isnan(samples).any():
+            raise ValueError("has samples that are not numbers")
         scale = 255.0 if image.mode == "F" else 255.0 / 65535.0
-        image = Image.fromarray(np.clip(samples * scale + 0.5, 0, 255).astype(np.uint8), "L")
+        image = Image.fromarray(np.clip(samples * scale + 0.5, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -62,16 +61,30 @@ def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("RGB" if channels == 3 else "L")
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """An 8-bit image as float32 [C, H, W] in [-1, 1]."""
-    samples = np.array(image, dtype=np.uint8)
-    tensor = torch.from_numpy(samples if samples.ndim == 3 else samples[:, :, None])
-    return tensor.permute(2, 0, 1).contiguous().float().mul_(2 / 255).sub_(1)
-
-
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8, truncated as the literature's evaluation does: ``clip((x + 1) / 2 * 255, 0, 255)``."""
     return ((images + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
+
+
+def _levels() -> Tensor:
+    """``v / 127.5 - 1`` of every 8-bit value, float32 [256], each rounded to the side from which :func:`to_uint8` gives v back.
+
+    Rounded to nearest, a fifth of them would lie a hair low and be truncated to v - 1.
+    """
+    values = torch.arange(256)
+    levels = (values.double() / 127.5 - 1).float()
+    above = torch.nextafter(levels, torch.tensor(2.0))
+    return torch.where(to_uint8(levels) == values, levels, above)
+
+
+_LEVELS = _levels()
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An 8-bit image as float32 [C, H, W] in [-1, 1]; :func:`to_uint8` gives its samples back."""
+    samples = np.array(image, dtype=np.uint8)
+    tensor = torch.from_numpy(samples if samples.ndim == 3 else samples[:, :, None])
+    return _LEVELS[tensor.permute(2, 0, 1).contiguous().int()]
 
 
 def to_image(tensor: Tensor) -> Image.Image:
