@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,11 +41,9 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set whose kernels run now.");
   m.def(
       "set_isa",
-      [](py::object name) {
-        const bool reset = name.is_none();
-        const std::string isa = reset ? "" : name.cast<std::string>();
-        if (!gancomp::select_isa(reset ? nullptr : isa.c_str())) {
-          throw py::value_error("isa='" + isa + "': this build or this processor lacks it");
+      [](const std::optional<std::string>& name) {
+        if (!gancomp::select_isa(name ? name->c_str() : nullptr)) {
+          throw py::value_error("isa='" + *name + "': this build or this processor lacks it");
         }
       },
       py::arg("name"), "Use the kernels of an instruction set; None goes back to the automatic choice.");

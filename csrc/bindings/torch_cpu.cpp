@@ -69,7 +69,7 @@ void check_same_shape(const ConstImages& a, const ConstImages& b, const char* na
 const float* vector(const MaybeTensor& tensor, const char* name, int64_t count) {
   if (!tensor.has_value()) return nullptr;
   check(*tensor, name);
-  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) >= count && tensor->stride(0) == 1, name,
+  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) >= count && tensor->is_contiguous(), name,
                   " must be a contiguous vector with an entry per channel");
   return static_cast<const float*>(tensor->const_data_ptr());
 }
@@ -131,6 +131,8 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(Tensor grad, Tenso
   check_same_shape(p.x, p.grad, "grad");
   p.weight = vector(weight, "weight", p.x.c);
   p.bias = vector(bias, "bias", p.x.c);
+  check(mean, "mean");
+  check(rstd, "rstd");
   STD_TORCH_CHECK(mean.is_contiguous() && rstd.is_contiguous() && mean.numel() == p.x.n * p.x.c && rstd.numel() == mean.numel(),
                   "mean and rstd must be contiguous [N, C]");
   p.mean = static_cast<const float*>(mean.const_data_ptr());

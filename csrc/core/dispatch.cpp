@@ -98,9 +98,14 @@ const CpuKernels* cpu_kernels(const char** error) {
 }
 
 const char* const* built_isas() {
-  static const char* names[sizeof(entries) / sizeof(entries[0]) + 1] = {};
-  for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); ++i) names[i] = entries[i].kernels->isa;
-  return names;
+  struct Names {
+    const char* name[sizeof(entries) / sizeof(entries[0]) + 1] = {};
+    Names() {
+      for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); ++i) name[i] = entries[i].kernels->isa;
+    }
+  };
+  static const Names names;
+  return names.name;
 }
 
 }  // namespace gancomp

@@ -1,5 +1,4 @@
 // InstanceNorm, ReLU and residual addition over planes that stay in cache between the passes.
-#include <algorithm>
 #include <cmath>
 
 #include "kernels.h"
@@ -7,27 +6,21 @@
 namespace gancomp::GANCOMP_ISA_NAME {
 namespace {
 
+// Sums are in double, as PyTorch has them: lanes of float32 lose digits that a large mean or a cancelling sum needs.
 double sum(const float* GANCOMP_RESTRICT x, int64_t size) {
   double total = 0;
-  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
-    const int64_t end = std::min(begin + kSumBlock, size);
-    float block = 0;
-    GANCOMP_SIMD_SUM(block)
-    for (int64_t i = begin; i < end; ++i) block += x[i];
-    total += block;
-  }
+  GANCOMP_SIMD_SUM(total)
+  for (int64_t i = 0; i < size; ++i) total += static_cast<double>(x[i]);
   return total;
 }
 
 // Sum of squared distances from the mean: a second pass instead of E[x^2] - E[x]^2, which cancels.
 double sum_squares(const float* GANCOMP_RESTRICT x, int64_t size, float mean) {
   double total = 0;
-  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
-    const int64_t end = std::min(begin + kSumBlock, size);
-    float block = 0;
-    GANCOMP_SIMD_SUM(block)
-    for (int64_t i = begin; i < end; ++i) block += (x[i] - mean) * (x[i] - mean);
-    total += block;
+  GANCOMP_SIMD_SUM(total)
+  for (int64_t i = 0; i < size; ++i) {
+    const double distance = static_cast<double>(x[i] - mean);
+    total += distance * distance;
   }
   return total;
 }
@@ -38,7 +31,7 @@ void normalise(const float* GANCOMP_RESTRICT x, const float* GANCOMP_RESTRICT re
   GANCOMP_SIMD
   for (int64_t i = 0; i < size; ++i) {
     float value = (x[i] - mean) * scale + shift;
-    if (kRelu) value = value > 0.0f ? value : 0.0f;
+    if (kRelu) value = value < 0.0f ? 0.0f : value;  // keeps a NaN
     y[i] = kResidual ? value + residual[i] : value;
   }
 }
@@ -69,36 +62,34 @@ struct GradientSums {
   double grad_xhat = 0;  // sum of g * xhat
 };
 
-// g = grad where the activation let the value through, else 0.
+// g = grad where the activation let the value through, else 0. The value is computed as in the forward pass, to the bit, so
+// that both passes agree on which side of zero it lies.
+template <bool kRelu>
+float through(float grad, float centred, float scale, float shift) {
+  return !kRelu || centred * scale + shift > 0.0f ? grad : 0.0f;
+}
+
 template <bool kRelu>
 GradientSums gradient_sums(const float* GANCOMP_RESTRICT grad, const float* GANCOMP_RESTRICT x, int64_t size, float mean,
-                           float rstd, float weight, float bias) {
-  GradientSums total;
-  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
-    const int64_t end = std::min(begin + kSumBlock, size);
-    float sum_g = 0, sum_gx = 0;
-    GANCOMP_SIMD_SUM(sum_g, sum_gx)
-    for (int64_t i = begin; i < end; ++i) {
-      const float xhat = (x[i] - mean) * rstd;
-      const float g = !kRelu || xhat * weight + bias > 0.0f ? grad[i] : 0.0f;
-      sum_g += g;
-      sum_gx += g * xhat;
-    }
-    total.grad += sum_g;
-    total.grad_xhat += sum_gx;
+                           float rstd, float scale, float shift) {
+  double sum_g = 0, sum_gx = 0;
+  GANCOMP_SIMD_SUM(sum_g, sum_gx)
+  for (int64_t i = 0; i < size; ++i) {
+    const float centred = x[i] - mean;
+    const double g = static_cast<double>(through<kRelu>(grad[i], centred, scale, shift));
+    sum_g += g;
+    sum_gx += g * static_cast<double>(centred * rstd);
   }
-  return total;
+  return {sum_g, sum_gx};
 }
 
 template <bool kRelu>
 void gradient(const float* GANCOMP_RESTRICT grad, const float* GANCOMP_RESTRICT x, float* GANCOMP_RESTRICT grad_x, int64_t size,
-              float mean, float rstd, float weight, float bias, float mean_g, float mean_gx) {
-  const float scale = rstd * weight;
+              float mean, float rstd, float scale, float shift, float mean_g, float mean_gx) {
   GANCOMP_SIMD
   for (int64_t i = 0; i < size; ++i) {
-    const float xhat = (x[i] - mean) * rstd;
-    const float g = !kRelu || xhat * weight + bias > 0.0f ? grad[i] : 0.0f;
-    grad_x[i] = scale * (g - mean_g - xhat * mean_gx);
+    const float centred = x[i] - mean;
+    grad_x[i] = scale * (through<kRelu>(grad[i], centred, scale, shift) - mean_g - centred * rstd * mean_gx);
   }
 }
 
@@ -106,12 +97,12 @@ template <bool kRelu>
 GradientSums backward_plane(const InstanceNormActBackwardParams& p, int64_t n, int64_t c) {
   const int64_t size = p.x.plane_size();
   const float mean = p.mean[n * p.x.c + c], rstd = p.rstd[n * p.x.c + c];
-  const float weight = p.weight == nullptr ? 1.0f : p.weight[c];
-  const float bias = p.bias == nullptr ? 0.0f : p.bias[c];
+  const float scale = p.weight == nullptr ? rstd : rstd * p.weight[c];
+  const float shift = p.bias == nullptr ? 0.0f : p.bias[c];
   const float *grad = p.grad.plane(n, c), *x = p.x.plane(n, c);
-  const GradientSums sums = gradient_sums<kRelu>(grad, x, size, mean, rstd, weight, bias);
+  const GradientSums sums = gradient_sums<kRelu>(grad, x, size, mean, rstd, scale, shift);
   const double count = static_cast<double>(size);
-  gradient<kRelu>(grad, x, p.grad_x.plane(n, c), size, mean, rstd, weight, bias, static_cast<float>(sums.grad / count),
+  gradient<kRelu>(grad, x, p.grad_x.plane(n, c), size, mean, rstd, scale, shift, static_cast<float>(sums.grad / count),
                   static_cast<float>(sums.grad_xhat / count));
   return sums;
 }

@@ -2,8 +2,6 @@
 // naming the namespace, so that two compilations never share a symbol.
 #pragma once
 
-#include <cstdint>
-
 #include "gancomp/ops.h"
 
 #define GANCOMP_RESTRICT __restrict__
@@ -13,10 +11,6 @@
 #define GANCOMP_SIMD_SUM(...) GANCOMP_PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 
 namespace gancomp::GANCOMP_ISA_NAME {
-
-// float32 lanes are summed over at most this many elements before they go into a double: as exact as summing in double
-// throughout, at the speed of float32.
-constexpr int64_t kSumBlock = 1024;
 
 void instance_norm_act(const InstanceNormActParams& p, const Executor& executor);
 void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor);
