@@ -1,6 +1,7 @@
 // What a generator computes, free of architecture names, file formats and memory layouts.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace gancomp::engine {
@@ -22,13 +23,13 @@ struct Node {
   int out_channels = 0;
   int kernel = 1;  // side of the square kernel
   int stride = 1;
-  int padding = 0;                        // on every side; for transposed the amount cut from the full output
-  int output_padding = 0;                 // transposed only
-  Padding padding_mode = Padding::zero;   // conv and depthwise; transposed knows zero only
-  std::vector<float> weight;              // conv [O, I, k, k]; depthwise [C, 1, k, k]; transposed [I, O, k, k]
-  std::vector<float> bias;                // [O]; empty: zero
-  bool instance_norm = false;             // normalise every plane
-  float eps = 1e-5f;                      // added to the variance
+  int padding = 0;                            // on every side; for transposed the amount cut from the full output
+  int output_padding = 0;                     // transposed only
+  Padding padding_mode = Padding::zero;       // conv and depthwise; transposed knows zero only
+  std::vector<float> weight;                  // conv [O, I, k, k]; depthwise [C, 1, k, k]; transposed [I, O, k, k]
+  std::vector<float> bias;                    // [O]; empty: zero
+  bool instance_norm = false;                 // normalise every plane
+  float eps = 1e-5f;                          // added to the variance
   std::vector<float> norm_scale, norm_shift;  // [O] after the normalisation; empty: one and zero
   Activation activation = Activation::none;
   int residual = kNone;  // an earlier node of the same shape, added last
@@ -38,7 +39,8 @@ struct Node {
 struct Graph {
   int in_channels = 3;
   int out_channels = 3;
-  int size_multiple = 1;  // heights and widths that the nodes map to an equal output size are multiples of it
+  int size_multiple = 1;   // heights and widths that the nodes map to an equal output size are multiples of it
+  int64_t parameters = 0;  // scalars in all trained tensors of the file; BatchNorm folded into a convolution counts as well
   std::vector<Node> nodes;
 };
 

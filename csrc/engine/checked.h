@@ -1,0 +1,54 @@
+// What every reader of untrusted bytes needs: one-line errors, names made safe for them, arithmetic that cannot overflow.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "gancomp/engine.h"
+
+namespace gancomp::engine {
+
+[[noreturn]] inline void fail(EngineError::Code code, const std::string& message) { throw EngineError(code, message); }
+
+[[noreturn]] inline void fail_format(const std::string& message) { fail(EngineError::Code::format, message); }
+
+// The text in quotes, on one line and at most 80 bytes of it; the text must be UTF-8 and so is the result.
+inline std::string in_quotes(const std::string& text) {
+  constexpr size_t kMax = 80;
+  size_t length = text.size();
+  if (length > kMax) {
+    length = kMax;
+    while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0) == 0x80) --length;
+  }
+  std::string result = "'";
+  for (size_t i = 0; i < length; ++i) {
+    const unsigned char c = static_cast<unsigned char>(text[i]);
+    if (c < 0x20 || c == 0x7F) {
+      char escape[8];
+      std::snprintf(escape, sizeof(escape), "\\x%02x", c);
+      result += escape;
+    } else {
+      result += text[i];
+    }
+  }
+  return result + (length < text.size() ? "...'" : "'");
+}
+
+// e.g. [16, 3, 7, 7]
+inline std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string result = "[";
+  for (size_t i = 0; i < shape.size(); ++i) result += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return result + "]";
+}
+
+// Returns whether a * b fits; only then is `result` set.
+inline bool multiply(uint64_t a, uint64_t b, uint64_t* result) {
+  if (a != 0 && b > UINT64_MAX / a) return false;
+  *result = a * b;
+  return true;
+}
+
+}  // namespace gancomp::engine
