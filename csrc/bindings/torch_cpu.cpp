@@ -36,17 +36,21 @@ void check(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float, name, " must be float32");
 }
 
-ConstImages images(const Tensor& tensor, const char* name) {
+// [N, C, H, W] with contiguous planes: the tensor itself, also as a channel slice of a wider one; otherwise a copy.
+Tensor dense_planes(const Tensor& tensor, const char* name) {
   check(tensor, name);
   STD_TORCH_CHECK(tensor.dim() == 4, name, " must be [N, C, H, W]");
   const int64_t h = tensor.size(2), w = tensor.size(3);
   const bool dense = (tensor.stride(3) == 1 || w == 1) && (tensor.stride(2) == w || h == 1);
-  STD_TORCH_CHECK(dense, name, " must have contiguous planes");
+  return dense ? tensor : torch::stable::contiguous(tensor);
+}
+
+ConstImages images(const Tensor& tensor) {
   return {static_cast<const float*>(tensor.const_data_ptr()),
           tensor.size(0),
           tensor.size(1),
-          h,
-          w,
+          tensor.size(2),
+          tensor.size(3),
           tensor.stride(0),
           tensor.stride(1)};
 }
@@ -65,20 +69,22 @@ void check_same_shape(const ConstImages& a, const ConstImages& b, const char* na
   STD_TORCH_CHECK(a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w, name, " must have the shape of x");
 }
 
-// A vector of which the first `count` entries are used; null for none.
-const float* vector(const MaybeTensor& tensor, const char* name, int64_t count) {
+// A vector of which the first `count` entries are used, made contiguous where it is not; null for none.
+const float* vector(MaybeTensor& tensor, const char* name, int64_t count) {
   if (!tensor.has_value()) return nullptr;
   check(*tensor, name);
-  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) >= count && tensor->is_contiguous(), name,
-                  " must be a contiguous vector with an entry per channel");
+  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) >= count, name, " must be a vector with an entry per channel");
+  if (!tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
   return static_cast<const float*>(tensor->const_data_ptr());
 }
 
-const float* filters(const Tensor& tensor, int64_t count) {
+// Filters of which the first `count` are used, made contiguous where they are not.
+const float* filters(Tensor& tensor, int64_t count) {
   check(tensor, "weight");
-  STD_TORCH_CHECK(tensor.dim() == 4 && tensor.size(0) >= count && tensor.size(1) == 1 && tensor.size(2) == 3 &&
-                      tensor.size(3) == 3 && tensor.is_contiguous(),
-                  "weight must be contiguous [C, 1, 3, 3] with a filter per channel");
+  STD_TORCH_CHECK(
+      tensor.dim() == 4 && tensor.size(0) >= count && tensor.size(1) == 1 && tensor.size(2) == 3 && tensor.size(3) == 3,
+      "weight must be [C, 1, 3, 3] with a filter per channel");
+  if (!tensor.is_contiguous()) tensor = torch::stable::contiguous(tensor);
   return static_cast<const float*>(tensor.const_data_ptr());
 }
 
@@ -105,9 +111,11 @@ float* data_or_null(const Tensor& tensor) {
 std::tuple<Tensor, Tensor, Tensor> instance_norm_act(Tensor x, MaybeTensor weight, MaybeTensor bias, MaybeTensor residual,
                                                      bool relu, double eps) {
   gancomp::InstanceNormActParams p;
-  p.x = images(x, "x");
+  x = dense_planes(x, "x");
+  p.x = images(x);
   if (residual.has_value()) {
-    p.residual = images(*residual, "residual");
+    residual = dense_planes(*residual, "residual");
+    p.residual = images(*residual);
     check_same_shape(p.x, p.residual, "residual");
   }
   p.weight = vector(weight, "weight", p.x.c);
@@ -126,8 +134,10 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(Tensor x, MaybeTensor weigh
 std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(Tensor grad, Tensor x, MaybeTensor weight, MaybeTensor bias,
                                                               Tensor mean, Tensor rstd, bool relu) {
   gancomp::InstanceNormActBackwardParams p;
-  p.x = images(x, "x");
-  p.grad = images(grad, "grad");
+  x = dense_planes(x, "x");
+  p.x = images(x);
+  grad = dense_planes(grad, "grad");
+  p.grad = images(grad);
   check_same_shape(p.x, p.grad, "grad");
   p.weight = vector(weight, "weight", p.x.c);
   p.bias = vector(bias, "bias", p.x.c);
@@ -151,7 +161,8 @@ void check_reflectable(const ConstImages& x) { STD_TORCH_CHECK(x.h >= 2 && x.w >
 
 Tensor reflect_pad_depthwise_conv3x3(Tensor x, Tensor weight, MaybeTensor bias) {
   gancomp::ReflectPadDepthwiseConv3x3Params p;
-  p.x = images(x, "x");
+  x = dense_planes(x, "x");
+  p.x = images(x);
   check_reflectable(p.x);
   p.weight = filters(weight, p.x.c);
   p.bias = vector(bias, "bias", p.x.c);
@@ -164,9 +175,11 @@ Tensor reflect_pad_depthwise_conv3x3(Tensor x, Tensor weight, MaybeTensor bias) 
 std::tuple<Tensor, Tensor, Tensor> reflect_pad_depthwise_conv3x3_backward(Tensor grad, Tensor x, Tensor weight,
                                                                           int64_t bias_size, bool needs_x) {
   gancomp::ReflectPadDepthwiseConv3x3BackwardParams p;
-  p.x = images(x, "x");
+  x = dense_planes(x, "x");
+  p.x = images(x);
   check_reflectable(p.x);
-  p.grad = images(grad, "grad");
+  grad = dense_planes(grad, "grad");
+  p.grad = images(grad);
   check_same_shape(p.x, p.grad, "grad");
   p.weight = filters(weight, p.x.c);
   STD_TORCH_CHECK(bias_size == 0 || bias_size >= p.x.c, "bias_size must be 0 or cover every channel");

@@ -14,7 +14,6 @@ from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
-    dense_planes,
     describe,
     native_library,
     triton_verdict,
@@ -91,8 +90,6 @@ class ReflectPadDepthwiseConv3x3Cpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x, weight = dense_planes(x), weight.contiguous()
-        bias = None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.bias_size = None if bias is None else bias.shape[0]
         return torch.ops.gancomp.reflect_pad_depthwise_conv3x3(x, weight, bias)
@@ -103,7 +100,7 @@ class ReflectPadDepthwiseConv3x3Cpu(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x, grad_weight, grad_bias = torch.ops.gancomp.reflect_pad_depthwise_conv3x3_backward(
-            dense_planes(grad), x, weight, ctx.bias_size or 0, needs_x
+            grad, x, weight, ctx.bias_size or 0, needs_x
         )
         return grad_x if needs_x else None, grad_weight if needs_weight else None, grad_bias if needs_bias else None
 

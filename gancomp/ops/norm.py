@@ -14,7 +14,6 @@ from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
-    dense_planes,
     describe,
     native_library,
     triton_verdict,
@@ -122,9 +121,6 @@ class InstanceNormActCpu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float
     ) -> Tensor:
-        x = dense_planes(x)
-        weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
-        residual = None if residual is None else dense_planes(residual)
         y, mean, rstd = torch.ops.gancomp.instance_norm_act(x, weight, bias, residual, relu, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.relu, ctx.has_residual = relu, residual is not None
@@ -134,7 +130,6 @@ class InstanceNormActCpu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        grad = dense_planes(grad)
         grad_x, grad_weight, grad_bias = torch.ops.gancomp.instance_norm_act_backward(
             grad, x, weight, bias, mean, rstd, ctx.relu
         )
