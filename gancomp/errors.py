@@ -29,3 +29,9 @@ class RunError(GancompError):
 
 class BackendError(GancompError, RuntimeError):
     """A named kernel backend cannot run the call; the message gives the reason."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's exception says, or its kind where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gancomp.checkpoints.foreign import as_state, convert_state, fold_batch_statistics
-from gancomp.errors import CheckpointError, ConfigError
+from gancomp.errors import CheckpointError, ConfigError, first_line
 from gancomp.models import Generator, Network, ResnetGenerator, build_network
 from gancomp.supernet import SearchSpace, Supernet
 
@@ -39,7 +39,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: cannot be read as weights ({first_line(error)})") from None
 
 
 def _torch_load(path: Path) -> object:
@@ -85,7 +85,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: cannot be read as weights ({first_line(error)})") from None
 
 
 def metadata_json(metadata: dict[str, str], key: str, path: object) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gancomp.errors import ConfigError
+from gancomp.errors import ConfigError, first_line
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def _read_yaml(file: str, verb: str) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"config={file!r}: is a folder, expected a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config={file!r}: not YAML ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"config={file!r}: not YAML ({first_line(error)})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from gancomp.errors import ConfigError, DataError
+from gancomp.errors import ConfigError, DataError, first_line
 from gancomp.io import atomic_path
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -43,8 +43,7 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
         raise DataError(f"{path}: has more pixels than the allowed {MAX_PIXELS}") from None
     except Exception as error:
         # Pillow's decoders raise many kinds of exceptions on damaged data.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image ({reason})") from None
+        raise DataError(f"{path}: cannot be read as an image ({first_line(error)})") from None
 
 
 def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp.checkpoints import read_weights
-from gancomp.errors import CheckpointError, ConfigError
+from gancomp.errors import CheckpointError, ConfigError, first_line
 from gancomp.io import sha256_file
 
 
@@ -88,7 +88,7 @@ class MobileNetV2Features(FeatureExtractor):
     """
 
     name = "mobilenet_v2"
-    resize = "bicubic, antialiased, 224x224"
+    resize = "bicubic, 224x224, 8 bits"
     dim = 1280
 
     def __init__(self, state: Mapping[str, Tensor], digest: str) -> None:
@@ -124,10 +124,11 @@ class MobileNetV2Features(FeatureExtractor):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float()
-        if x.shape[2:] != (224, 224):
-            x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True).round().clamp(0, 255)
-        return self.layers((x / 255 - self.mean) / self.std).mean(dim=(2, 3))
+        if images.shape[2:] != (224, 224):
+            # In 8 bits and on the CPU it is Pillow's resize, the same for every device.
+            small = F.interpolate(images.cpu(), (224, 224), mode="bicubic", antialias=True)
+            images = small.to(images.device)
+        return self.layers((images.float() / 255 - self.mean) / self.std).mean(dim=(2, 3))
 
 
 def _mobilenet_order(state: Mapping[str, Tensor]) -> list[str]:
@@ -162,7 +163,7 @@ class ExportedFeatures(FeatureExtractor):
         try:
             self._module = torch.export.load(str(path)).module()
         except Exception as error:
-            raise CheckpointError(f"{path}: cannot be loaded as an exported program ({str(error).splitlines()[0]})") from None
+            raise CheckpointError(f"{path}: cannot be loaded as an exported program ({first_line(error)})") from None
         self.name, self.digest, self.dim = path.stem, sha256_file(path), 0
 
     def forward(self, images: Tensor) -> Tensor:

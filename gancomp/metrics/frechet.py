@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gancomp.errors import ConfigError, DataError
+from gancomp.errors import ConfigError, DataError, first_line
 from gancomp.io import atomic_path
 
 
@@ -36,7 +36,7 @@ class Statistics:
         """Read ``mu`` and ``sigma`` from an ``.npz`` file.
 
         Raises:
-            DataError: missing, damaged, or of other shapes.
+            DataError: missing, damaged, of other shapes, or not finite.
         """
         try:
             with np.load(Path(path), allow_pickle=False) as file:
@@ -45,9 +45,11 @@ class Statistics:
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except Exception as error:
-            raise DataError(f"{path}: cannot be read as feature statistics ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{path}: cannot be read as feature statistics ({first_line(error)})") from None
         if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
             raise DataError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit together")
+        if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+            raise DataError(f"{path}: contains values that are not finite")
         return cls(mean, covariance, count)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from gancomp.errors import RunError
+from gancomp.errors import RunError, first_line
 from gancomp.io import LEFTOVERS, atomic_path, read_json, write_json, write_text
 
 
@@ -101,7 +101,7 @@ def save_state(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
             cause = error.__context__
             if isinstance(cause, OSError):
                 raise cause from None
-            raise RunError(f"{path}: the training state cannot be written ({str(error).splitlines()[0]})") from None
+            raise RunError(f"{path}: the training state cannot be written ({first_line(error)})") from None
 
 
 def load_state(path: Path, parts: Mapping[str, Stateful]) -> int:
