@@ -85,6 +85,17 @@ def poisoned_outputs() -> Iterator[None]:
         settings.fill_uninitialized_memory = fill
 
 
+def forward_backward(function: Callable[..., Tensor], grad: Tensor, *tensors: Tensor | None) -> list[Tensor]:
+    """``y = function(*tensors)``, and the gradient of ``sum(y * grad)`` with respect to every tensor that is not None.
+
+    Every tensor is used where it lies: its memory layout is what ``function`` meets.
+    """
+    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+    y = function(*leaves)
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    return [y.detach(), *torch.autograd.grad(y, wanted, grad)]
+
+
 def tolerance(stock: Tensor, exact: Tensor) -> float:
     """The largest error a kernel may make: twice that of PyTorch's own op, plus one rounding of the largest value.
 

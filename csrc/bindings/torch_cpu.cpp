@@ -15,6 +15,7 @@ namespace {
 
 using gancomp::ConstImages;
 using gancomp::Images;
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
@@ -33,7 +34,7 @@ const gancomp::Executor executor{run_on_torch_threads, nullptr};
 
 void check(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.device().is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float, name, " must be float32");
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, " must be float32");
 }
 
 // [N, C, H, W] with contiguous planes: the tensor itself, also as a channel slice of a wider one; otherwise a copy.
@@ -89,8 +90,8 @@ const float* filters(Tensor& tensor, int64_t count) {
 }
 
 template <size_t kDims>
-Tensor empty(const Tensor& like, const std::array<int64_t, kDims>& shape) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()));
+Tensor empty(const Tensor& like, const std::array<int64_t, kDims>& shape, std::optional<ScalarType> dtype = std::nullopt) {
+  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), dtype);
 }
 
 // A gradient of full size: the kernel writes the first `active` entries, the inactive rest is zero.
@@ -121,9 +122,9 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(Tensor x, MaybeTensor weigh
   p.weight = vector(weight, "weight", p.x.c);
   p.bias = vector(bias, "bias", p.x.c);
   Tensor y = empty<4>(x, {p.x.n, p.x.c, p.x.h, p.x.w});
-  Tensor mean = empty<2>(x, {p.x.n, p.x.c}), rstd = empty<2>(x, {p.x.n, p.x.c});
+  Tensor mean = empty<2>(x, {p.x.n, p.x.c}, ScalarType::Double), rstd = empty<2>(x, {p.x.n, p.x.c});
   p.y = writable(y);
-  p.mean = static_cast<float*>(mean.mutable_data_ptr());
+  p.mean = static_cast<double*>(mean.mutable_data_ptr());
   p.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   p.relu = relu;
   p.eps = static_cast<float>(eps);
@@ -141,11 +142,11 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(Tensor grad, Tenso
   check_same_shape(p.x, p.grad, "grad");
   p.weight = vector(weight, "weight", p.x.c);
   p.bias = vector(bias, "bias", p.x.c);
-  check(mean, "mean");
   check(rstd, "rstd");
+  STD_TORCH_CHECK(mean.device().is_cpu() && mean.scalar_type() == ScalarType::Double, "mean must be float64 on the CPU");
   STD_TORCH_CHECK(mean.is_contiguous() && rstd.is_contiguous() && mean.numel() == p.x.n * p.x.c && rstd.numel() == mean.numel(),
                   "mean and rstd must be contiguous [N, C]");
-  p.mean = static_cast<const float*>(mean.const_data_ptr());
+  p.mean = static_cast<const double*>(mean.const_data_ptr());
   p.rstd = static_cast<const float*>(rstd.const_data_ptr());
   Tensor grad_x = empty<4>(x, {p.x.n, p.x.c, p.x.h, p.x.w});
   Tensor grad_weight = gradient_like(x, weight, p.x.c), grad_bias = gradient_like(x, bias, p.x.c);

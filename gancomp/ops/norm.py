@@ -148,7 +148,8 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("gancomp::instance_norm_act")
     def _forward(x, weight, bias, residual, relu, eps):
-        return x.new_empty(x.shape), x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
+        mean = x.new_empty(x.shape[:2], dtype=torch.float64)
+        return x.new_empty(x.shape), mean, x.new_empty(x.shape[:2])
 
     @torch.library.register_fake("gancomp::instance_norm_act_backward")
     def _backward(grad, x, weight, bias, mean, rstd, relu):

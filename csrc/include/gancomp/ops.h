@@ -13,8 +13,8 @@ struct InstanceNormActParams {
   const float* weight = nullptr;  // [C], null: one
   const float* bias = nullptr;    // [C], null: zero
   Images y;
-  float* mean = nullptr;  // [N, C], dense
-  float* rstd = nullptr;  // [N, C], dense
+  double* mean = nullptr;  // [N, C], dense; in float32 a large mean loses digits that the backward pass needs
+  float* rstd = nullptr;   // [N, C], dense
   bool relu = false;
   float eps = 1e-5f;
 };
@@ -24,7 +24,7 @@ struct InstanceNormActBackwardParams {
   ConstImages x;
   const float* weight = nullptr;
   const float* bias = nullptr;
-  const float* mean = nullptr;
+  const double* mean = nullptr;
   const float* rstd = nullptr;
   Images grad_x;
   float* grad_weight = nullptr;  // [C], null: not wanted
