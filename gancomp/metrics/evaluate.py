@@ -72,7 +72,7 @@ class Evaluator:
             metrics: which of ``l1``, ``psnr``, ``ssim``, ``fd`` to compute.
 
         Returns:
-            The scores by name; the Frechet distance under :attr:`fd_name`. In the mean, an image's PSNR counts as 100 dB at most.
+            The scores by name; the Frechet distance under :attr:`fd_name`. An image's PSNR counts as 100 dB at most.
 
         Raises:
             ConfigError: unknown metric, an output that is not finite, or a Frechet distance of fewer than two images.
@@ -83,6 +83,8 @@ class Evaluator:
         statistics = StatisticsAccumulator()
         for batch in eval_batches(self.dataset, self.batch_size):
             output = generator(batch.input.to(self.device)).float()
+            if not torch.isfinite(output).all():
+                raise ConfigError("the generator's output: contains values that are not finite")
             target = batch.target.to(self.device)
             for name in sums:
                 sums[name] += float(_PER_IMAGE[name](output, target).clamp_max(100.0).sum())
