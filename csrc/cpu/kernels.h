@@ -16,5 +16,12 @@ void instance_norm_act(const InstanceNormActParams& p, const Executor& executor)
 void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3(const ReflectPadDepthwiseConv3x3Params& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3_backward(const ReflectPadDepthwiseConv3x3BackwardParams& p, const Executor& executor);
+void image_gather(const ImageGatherParams& p);
+void blocked_gather(const BlockedGatherParams& p);
+void blocked_conv(const BlockedConvParams& p);
+void blocked_depthwise(const BlockedDepthwiseParams& p);
+void blocked_head(const BlockedHeadParams& p);
+void blocked_emit(const BlockedEmitParams& p);
+void merge_sums(const MergeSumsParams& p);
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

@@ -8,8 +8,18 @@ namespace gancomp::GANCOMP_ISA_NAME {
 
 extern const CpuKernels kernels_table;
 const CpuKernels kernels_table = {
-    GANCOMP_STRING(GANCOMP_ISA_NAME),       instance_norm_act, instance_norm_act_backward, reflect_pad_depthwise_conv3x3,
+    GANCOMP_STRING(GANCOMP_ISA_NAME),
+    instance_norm_act,
+    instance_norm_act_backward,
+    reflect_pad_depthwise_conv3x3,
     reflect_pad_depthwise_conv3x3_backward,
+    image_gather,
+    blocked_gather,
+    blocked_conv,
+    blocked_depthwise,
+    blocked_head,
+    blocked_emit,
+    merge_sums,
 };
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

@@ -7,10 +7,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "gancomp/export.h"
+
 namespace gancomp {
 
 // Every failure of this interface. `code` is stable, the message is for people and names what is wrong.
-class EngineError : public std::runtime_error {
+class GANCOMP_API EngineError : public std::runtime_error {
  public:
   enum class Code {
     invalid_argument = 1,  // a size, pointer or option
@@ -33,7 +35,7 @@ struct EngineOptions {
 };
 
 // The weights of a generator, ready to run; immutable, and shared by any number of engines.
-class Model {
+class GANCOMP_API Model {
  public:
   // Reads a .safetensors file that gancomp wrote. Throws EngineError.
   static std::shared_ptr<const Model> load(const std::string& path, const EngineOptions& options = {});
@@ -54,7 +56,7 @@ class Model {
 // Images are [N, C, H, W] float32 in [-1, 1], or [N, H, W, C] uint8. Height and width may be any from 16 up to 16384; where the
 // network needs multiples of some number the image is padded by reflection below and on the right, and the output is cut back.
 // The first call of a size plans and allocates memory; later ones of that size allocate nothing.
-class Engine {
+class GANCOMP_API Engine {
  public:
   explicit Engine(std::shared_ptr<const Model> model, const EngineOptions& options = {});
   ~Engine();

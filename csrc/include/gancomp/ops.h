@@ -1,6 +1,8 @@
 // The operators of ring 0 as plain parameters, and the table of their CPU kernels for one instruction set.
 #pragma once
 
+#include "gancomp/blocked_ops.h"
+#include "gancomp/export.h"
 #include "gancomp/parallel.h"
 #include "gancomp/tensor.h"
 
@@ -55,20 +57,28 @@ struct CpuKernels {
   void (*instance_norm_act_backward)(const InstanceNormActBackwardParams&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3)(const ReflectPadDepthwiseConv3x3Params&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3_backward)(const ReflectPadDepthwiseConv3x3BackwardParams&, const Executor&);
+  // The engine's, in the calling thread.
+  void (*image_gather)(const ImageGatherParams&);
+  void (*blocked_gather)(const BlockedGatherParams&);
+  void (*blocked_conv)(const BlockedConvParams&);
+  void (*blocked_depthwise)(const BlockedDepthwiseParams&);
+  void (*blocked_head)(const BlockedHeadParams&);
+  void (*blocked_emit)(const BlockedEmitParams&);
+  void (*merge_sums)(const MergeSumsParams&);
 };
 
 // The kernels for an instruction set by name ("portable", "avx2", "avx512", "neon"), or null where this build or this
 // processor lacks it.
-const CpuKernels* cpu_kernels_for(const char* isa);
+GANCOMP_API const CpuKernels* cpu_kernels_for(const char* isa);
 
 // The best kernels of this processor, or those that the environment variable GANCOMP_ISA names. Null, with a message in
 // `error` (static storage), where that name cannot be had.
-const CpuKernels* cpu_kernels(const char** error);
+GANCOMP_API const CpuKernels* cpu_kernels(const char** error);
 
 // Makes the next cpu_kernels() calls return the kernels of `isa` (null: forget the choice). Returns whether it can be had.
-bool select_isa(const char* isa);
+GANCOMP_API bool select_isa(const char* isa);
 
 // The instruction sets in this build, best first, null-terminated.
-const char* const* built_isas();
+GANCOMP_API const char* const* built_isas();
 
 }  // namespace gancomp

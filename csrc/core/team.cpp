@@ -1,0 +1,125 @@
+#include "team.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace gancomp {
+namespace {
+
+// Long enough for the others to finish the piece they are at; then the core is given to whoever else wants it.
+constexpr int kSpins = 4000;
+
+inline void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <typename Done>
+void spin_until(Done done) {
+  for (int i = 0; !done(); ++i) {
+    if (i < kSpins) {
+      relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace
+
+Team::Team(int threads) : size_(threads), shares_(new Share[threads]) {
+  workers_.reserve(threads - 1);
+  try {
+    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  } catch (...) {
+    // The system gives no more threads: those that exist have to end before the exception leaves.
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    throw;
+  }
+}
+
+Team::~Team() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Team::hand_out(int64_t pieces) {
+  for (int thread = 0; thread < size_; ++thread) {
+    shares_[thread].next.store(pieces * thread / size_, std::memory_order_relaxed);
+    shares_[thread].end = pieces * (thread + 1) / size_;
+  }
+}
+
+void Team::run(int64_t pieces, void (*body)(void*, int), void* argument) {
+  hand_out(pieces);
+  body_ = body;
+  argument_ = argument;
+  running_.store(size_ - 1, std::memory_order_relaxed);
+  {
+    // Under the lock, so that a worker about to sleep cannot miss it.
+    std::lock_guard<std::mutex> lock(mutex_);
+    call_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  body(argument, 0);
+  spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+int64_t Team::take(int thread) {
+  for (int i = 0; i < size_; ++i) {
+    Share& share = shares_[thread + i < size_ ? thread + i : thread + i - size_];
+    if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
+    const int64_t piece = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (piece < share.end) return piece;
+  }
+  return -1;
+}
+
+void Team::next_step(int64_t pieces) {
+  const uint64_t step = step_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    hand_out(pieces);
+    step_.store(step + 1, std::memory_order_release);
+  } else {
+    spin_until([&] { return step_.load(std::memory_order_acquire) != step; });
+  }
+}
+
+void Team::work(int thread) {
+  uint64_t seen = 0;
+  for (;;) {
+    for (int i = 0; i < kSpins && call_.load(std::memory_order_acquire) == seen && !stop_; ++i) relax();
+    if (call_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || call_.load(std::memory_order_acquire) != seen; });
+    }
+    if (stop_) return;
+    seen = call_.load(std::memory_order_acquire);
+    body_(argument_, thread);
+    running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+int default_threads() {
+  if (const char* text = std::getenv("GANCOMP_NUM_THREADS")) {
+    char* end = nullptr;
+    const long threads = std::strtol(text, &end, 10);
+    if (end != text && *end == '\0' && threads > 0) return static_cast<int>(std::min(threads, 256l));
+  }
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 256);
+}
+
+}  // namespace gancomp

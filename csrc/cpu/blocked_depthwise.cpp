@@ -1,0 +1,65 @@
+// Depthwise 3x3 of one channel block, with the statistics of its output.
+#include "vec.h"
+
+namespace gancomp::GANCOMP_ISA_NAME {
+namespace {
+
+constexpr int kPixels = kRegisters == 32 ? 4 : 2;
+
+template <int kCount>
+GANCOMP_INLINE void pixels(const float* x, int64_t x_row, const Vec (&weight)[9], Vec start, float* y, Vec pivot, Vec& sum,
+                           Vec& squares) {
+  Vec acc[kCount];
+  GANCOMP_UNROLL
+  for (int p = 0; p < kCount; ++p) acc[p] = start;
+  GANCOMP_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    Vec row[kCount + 2];
+    GANCOMP_UNROLL
+    for (int p = 0; p < kCount + 2; ++p) row[p] = load(x + i * x_row + p * kBlock);
+    GANCOMP_UNROLL
+    for (int j = 0; j < 3; ++j) {
+      GANCOMP_UNROLL
+      for (int p = 0; p < kCount; ++p) acc[p] += weight[3 * i + j] * row[p + j];
+    }
+  }
+  GANCOMP_UNROLL
+  for (int p = 0; p < kCount; ++p) {
+    store(y + p * kBlock, acc[p]);
+    const Vec d = acc[p] - pivot;
+    sum += d;
+    squares += d * d;
+  }
+}
+
+}  // namespace
+
+void blocked_depthwise(const BlockedDepthwiseParams& p) {
+  for (int part = 0; part < kParts; ++part) {
+    const int lane = part * kLanes;
+    Vec weight[9];
+    for (int k = 0; k < 9; ++k) weight[k] = load(p.weight + k * kBlock + lane);
+    const Vec start = p.bias == nullptr ? Vec{} : load(p.bias + lane);
+    // The first output is as good a pivot as any: the sums are of differences within one strip.
+    Vec pivot{}, sum{}, squares{}, unused{};
+    pixels<1>(p.x + lane, p.x_row, weight, start, p.y + lane, pivot, sum, unused);
+    pivot = load(p.y + lane);
+    sum = Vec{};
+    for (int i = 0; i < p.rows; ++i) {
+      const float* x = p.x + i * p.x_row + lane;
+      float* y = p.y + i * p.y_row + lane;
+      int j = 0;
+      for (; j + kPixels <= p.width; j += kPixels) {
+        pixels<kPixels>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, pivot, sum, squares);
+      }
+      for (; j < p.width; ++j) pixels<1>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, pivot, sum, squares);
+    }
+    if (p.sums.pivot != nullptr) {
+      store(p.sums.pivot + lane, pivot);
+      store(p.sums.sum + lane, sum);
+      store(p.sums.squares + lane, squares);
+    }
+  }
+}
+
+}  // namespace gancomp::GANCOMP_ISA_NAME

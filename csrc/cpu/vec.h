@@ -1,0 +1,106 @@
+// The widest vector of the instruction set a source is compiled for, through the compilers' vector extensions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "kernels.h"
+
+namespace gancomp::GANCOMP_ISA_NAME {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+#elif defined(__ARM_NEON)
+constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
+#else
+constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
+#endif
+constexpr int kParts = kBlock / kLanes;  // vectors of a channel block
+
+using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
+using VecInt = int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+
+#define GANCOMP_INLINE inline __attribute__((always_inline))
+#define GANCOMP_UNROLL GANCOMP_PRAGMA(GCC unroll 32)
+
+GANCOMP_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+GANCOMP_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+GANCOMP_INLINE Vec splat(float value) { return Vec{} + value; }
+GANCOMP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+GANCOMP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// exp(x) for |x| <= 80: x = n ln 2 + r, then the exponential series of r to the seventh power, times 2^n.
+GANCOMP_INLINE Vec exp(Vec x) {
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = x * 1.44269504f + magic;
+  const Vec n = shifted - magic;
+  const Vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  Vec p = splat(1.0f / 5040.0f);
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  VecInt bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits - 0x4B400000 + 127) << 23;
+  Vec power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return p * power;
+}
+
+// Beyond 9.1 the float32 tanh is one.
+GANCOMP_INLINE Vec tanh(Vec x) {
+  const Vec limited = max(min(x, splat(9.1f)), splat(-9.1f));
+  const Vec e = exp(limited * 2.0f);
+  return (e - 1.0f) / (e + 1.0f);
+}
+
+// Rounds as gancomp.data.to_uint8 does: clip((value + 1) / 2 * 255), truncated.
+GANCOMP_INLINE uint8_t to_byte(float value) {
+  const float level = (value + 1.0f) / 2.0f * 255.0f;
+  return static_cast<uint8_t>(!(level > 0.0f) ? 0.0f : level > 255.0f ? 255.0f : level);
+}
+
+// Folds two vectors into one: of every run of 2 * kHalf lanes the first half plus the second, a's in the lower half of the
+// result and b's in the upper.
+template <int kHalf, int... kLane>
+GANCOMP_INLINE Vec fold(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+  constexpr auto first = [](int lane) {
+    const int from = lane % (kLanes / 2), base = lane < kLanes / 2 ? 0 : kLanes;
+    return base + from / kHalf * 2 * kHalf + from % kHalf;
+  };
+  return __builtin_shufflevector(a, b, first(kLane)...) + __builtin_shufflevector(a, b, (first(kLane) + kHalf)...);
+}
+
+// Sums of the lanes of each of kCount vectors (a power of two, at most 8), into as many consecutive floats. Halving all of
+// them at once costs a quarter of summing one after the other.
+template <int kCount, int kHalf = kLanes / 2>
+GANCOMP_INLINE void lane_sums(const Vec* v, float* out) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes>{};
+  if constexpr (kHalf == 0) {
+    for (int i = 0; i < kCount; ++i) store(out + i * kLanes, v[i]);
+  } else if constexpr (kCount == 1) {
+    // One vector is left, with sums of 2 * kHalf neighbouring lanes to make.
+    lane_sums<1, kHalf / 2>(&static_cast<const Vec&>(fold<kHalf>(v[0], v[0], lanes)), out);
+  } else {
+    Vec folded[kCount / 2];
+    for (int i = 0; i < kCount / 2; ++i) folded[i] = fold<kHalf>(v[2 * i], v[2 * i + 1], lanes);
+    lane_sums<kCount / 2, kHalf / 2>(folded, out);
+  }
+}
+
+}  // namespace gancomp::GANCOMP_ISA_NAME

@@ -1,0 +1,90 @@
+// From a graph to steps: what is fused with what, and weights in the order the kernels read them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gancomp/ops.h"
+#include "graph.h"
+
+namespace gancomp::engine {
+
+// Floats on a cache line boundary.
+class Floats {
+ public:
+  Floats() = default;
+  explicit Floats(size_t size);  // zeros
+  float* data() { return data_.get(); }
+  const float* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+
+ private:
+  struct Free {
+    void operator()(float* p) const;
+  };
+  std::unique_ptr<float, Free> data_;
+  size_t size_ = 0;
+};
+
+constexpr size_t kMaxInputs = 2;
+
+// What a convolution left in memory, and what stands between that and the value of its node.
+struct Value {
+  int channels = 0;
+  bool norm = false;
+  float eps = 1e-5f;
+  Floats norm_scale, norm_shift;  // [blocks * 16] or empty
+  float slope = 1.0f;             // of negative values
+  int residual = Node::kNone;
+  int uses = 0;       // by later steps, residuals included
+  int kept_by = -1;   // the step that writes the finished value; -1: every user finishes it for itself
+
+  int blocks() const { return (channels + kBlock - 1) / kBlock; }
+};
+
+// A phase of a transposed convolution: the outputs of one parity of rows and columns. Its taps are neighbouring inputs.
+struct Phase {
+  int first_row = 0, first_column = 0;  // of the taps, relative to the output's own input pixel
+  int taps_h = 0, taps_w = 0;
+  Floats weight;
+};
+
+struct Step {
+  enum class Kind {
+    conv,       // gather rows, convolve
+    pointwise,  // 1x1 of a normalised depthwise output, the norm folded into the weights
+    depthwise,  // gather rows of a block, filter
+    transposed, // gather rows, convolve by phases
+    head,       // gather rows, convolve into the output image
+    emit,       // value to output image
+  };
+  Kind kind = Kind::conv;
+  std::vector<int> inputs;  // values; the image is Node::kImage and stands alone
+  float input_slope = 1.0f;
+  int output = -1;  // value; -1: the output image
+  int kernel = 1, stride = 1, padding = 0;
+  Padding padding_mode = Padding::zero;
+  int in_channels = 0, out_channels = 0;
+  bool tanh = false;
+  Floats weight, bias;
+  std::vector<Phase> phases;  // transposed: row parity major
+  std::string name;
+
+  int out_blocks() const { return (out_channels + kBlock - 1) / kBlock; }
+};
+
+struct Program {
+  int in_channels = 0, out_channels = 0, size_multiple = 1;
+  int64_t parameters = 0;
+  int image_pixel = kImagePixel;  // floats of a gathered image pixel
+  std::vector<Value> values;      // by node
+  std::vector<Step> steps;
+};
+
+// Throws EngineError (unsupported) for a graph with something the steps cannot do.
+Program compile(const Graph& graph);
+
+}  // namespace gancomp::engine

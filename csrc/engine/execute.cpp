@@ -1,0 +1,322 @@
+#include "execute.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace gancomp::engine {
+namespace {
+
+double now_ms() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+BorderMode border_mode(Padding padding) {
+  switch (padding) {
+    case Padding::reflect: return BorderMode::reflect;
+    case Padding::replicate: return BorderMode::replicate;
+    default: return BorderMode::zero;
+  }
+}
+
+}  // namespace
+
+void Execution::run() {
+  if (times_ != nullptr) std::fill(times_, times_ + program_.steps.size(), 0.0);
+  team_.run(plan_.steps[0].strips, [](void* self, int thread) { static_cast<Execution*>(self)->work(thread); }, this);
+}
+
+void Execution::work(int thread) {
+  const int steps = static_cast<int>(program_.steps.size());
+  for (int64_t image = 0; image < count_; ++image) {
+    for (int index = 0; index < steps; ++index) {
+      const double begin = times_ != nullptr && thread == 0 ? now_ms() : 0;
+      run_step(index, image, thread);
+      team_.next_step(plan_.steps[index + 1 < steps ? index + 1 : 0].strips);
+      if (times_ != nullptr && thread == 0) times_[index] += now_ms() - begin;
+    }
+  }
+}
+
+void Execution::run_step(int index, int64_t image, int thread) {
+  int64_t strip = team_.take(thread);
+  if (strip < 0) return;
+  float* const own = scratch_ + thread * plan_.scratch;
+  Task task{program_.steps[index], plan_.steps[index], index, image, {}, own + (plan_.params + 15) / 16 * 16};
+  float* params = own;
+  for (size_t i = 0; i < task.step.inputs.size(); ++i) {
+    const int value = task.step.inputs[i];
+    if (value < 0) continue;
+    task.norms[i] = norm_of(value, params);
+    params += 3 * program_.values[value].blocks() * kBlock;
+  }
+  if (task.step.kind == Step::Kind::pointwise) fold_weights(task.step, task.norms[0], task.scratch);
+  const int rows = task.step.kind == Step::Kind::transposed ? task.plan.in_height
+                   : task.step.output >= 0                  ? task.plan.out_height
+                                                            : plan_.height;
+  for (; strip >= 0; strip = team_.take(thread)) {
+    task.strip = static_cast<int>(strip);
+    task.begin = task.strip * task.plan.strip_rows;
+    task.end = std::min(task.begin + task.plan.strip_rows, rows);
+    run_strip(task);
+  }
+}
+
+void Execution::run_strip(Task& task) const {
+  switch (task.step.kind) {
+    case Step::Kind::conv: return conv(task);
+    case Step::Kind::pointwise: return pointwise(task);
+    case Step::Kind::depthwise: return depthwise(task);
+    case Step::Kind::transposed: return transposed(task);
+    case Step::Kind::head: return head(task);
+    case Step::Kind::emit: return emit(task);
+  }
+}
+
+// Every thread works the parameters out for itself: that takes less time than waiting for one that does.
+Execution::Norm Execution::norm_of(int index, float* params) const {
+  const Value& value = program_.values[index];
+  const ValuePlan& p = plan_.values[index];
+  if (!value.norm) return Norm{};
+  const int channels = value.blocks() * kBlock;
+  MergeSumsParams merge;
+  merge.sums = arena_ + p.sums;
+  merge.counts = p.counts.data();
+  merge.strips = static_cast<int>(p.counts.size());
+  merge.channels = channels;
+  merge.eps = value.eps;
+  merge.norm_scale = value.norm_scale.data();
+  merge.norm_shift = value.norm_shift.data();
+  merge.mean = params, merge.scale = params + channels, merge.shift = params + 2 * channels;
+  kernels_.merge_sums(merge);
+  return Norm{merge.mean, merge.scale, merge.shift};
+}
+
+// A 1x1 convolution of (x - mean) * scale is one of x with its weights scaled; what the mean adds to every pixel of a channel
+// the norm behind the convolution takes away again.
+void Execution::fold_weights(const Step& step, const Norm& norm, float* to) const {
+  const float* from = step.weight.data();
+  const int out_channels = step.out_blocks() * kBlock;
+  float* at = to;
+  for (int group = 0; group < out_channels; group += kGroup * kBlock) {
+    const int width = std::min(kGroup * kBlock, out_channels - group);
+    for (int c = 0; c < step.in_channels; ++c, from += width, at += width) {
+      const float scale = norm.scale[c];
+      for (int o = 0; o < width; ++o) at[o] = from[o] * scale;
+    }
+  }
+}
+
+ChannelSums Execution::sums_of(const Task& task) const {
+  ChannelSums sums;
+  if (task.step.output < 0 || !program_.values[task.step.output].norm) return sums;
+  const int64_t channels = program_.values[task.step.output].blocks() * kBlock;
+  sums.pivot = arena_ + plan_.values[task.step.output].sums + task.strip * 3 * channels;
+  sums.sum = sums.pivot + channels;
+  sums.squares = sums.sum + channels;
+  return sums;
+}
+
+// Rows [begin, end) of one input, finished and with borders; block strides and destinations are the caller's.
+BlockedGatherParams Execution::gather_params(const Task& task, int input, int begin, int end) const {
+  const int index = task.step.inputs[input];
+  const Value& value = program_.values[index];
+  const ValuePlan& p = plan_.values[index];
+  BlockedGatherParams g;
+  g.x_block = p.block_stride(), g.x_row = p.row_stride();
+  g.blocks = value.blocks(), g.height = p.height, g.width = p.width;
+  g.slope = task.step.input_slope;
+  if (value.kept_by >= 0 && value.kept_by != task.index) {
+    g.x = arena_ + p.kept;
+  } else {
+    g.x = arena_ + p.data;
+    g.mean = task.norms[input].mean, g.scale = task.norms[input].scale, g.shift = task.norms[input].shift;
+    g.slope *= value.slope;
+    if (value.residual >= 0) g.residual = arena_ + plan_.values[value.residual].kept;
+    if (value.kept_by == task.index) {
+      g.kept = arena_ + p.kept;
+      // Every row is kept by one strip: rows between two strips' own belong to the first.
+      const int stride = task.step.kind == Step::Kind::transposed ? 1 : task.step.stride;
+      g.kept_begin = task.begin * stride;
+      g.kept_end = task.strip + 1 == task.plan.strips ? p.height : task.end * stride;
+    }
+  }
+  g.row_begin = begin, g.row_end = end;
+  g.border_left = task.plan.left, g.border_right = task.plan.right;
+  g.mode = border_mode(task.step.padding_mode);
+  g.y_row = task.plan.gather_row, g.y_block = task.plan.gather_block;
+  return g;
+}
+
+// Gathers what the strip reads into the scratch.
+int Execution::gather(const Task& task) const {
+  const Step& step = task.step;
+  const bool phases = step.kind == Step::Kind::transposed;
+  const int begin = phases ? task.begin - task.plan.above : task.begin * step.stride - step.padding;
+  const int end = begin + gathered_rows(step, task.plan, task.end - task.begin);
+  if (step.inputs[0] == Node::kImage) {
+    ImageGatherParams g;
+    const int64_t pixels = static_cast<int64_t>(plan_.height) * plan_.width * program_.in_channels * task.image;
+    g.planes = images_.x_planes == nullptr ? nullptr : images_.x_planes + pixels;
+    g.bytes = images_.x_bytes == nullptr ? nullptr : images_.x_bytes + pixels;
+    g.channels = program_.in_channels, g.height = plan_.height, g.width = plan_.width;
+    g.rows = task.plan.image_rows.data() + begin + step.padding;
+    g.row_count = end - begin;
+    g.columns = task.plan.image_columns.data();
+    g.column_count = static_cast<int>(task.plan.image_columns.size());
+    g.pixel = program_.image_pixel;
+    g.y = task.scratch;
+    g.y_row = task.plan.gather_row, g.y_block = task.plan.gather_block;
+    kernels_.image_gather(g);
+    return program_.image_pixel;
+  }
+  float* to = task.scratch;
+  for (size_t i = 0; i < step.inputs.size(); ++i) {
+    BlockedGatherParams g = gather_params(task, static_cast<int>(i), begin, end);
+    g.y = to;
+    kernels_.blocked_gather(g);
+    to += g.blocks * task.plan.gather_block;
+  }
+  return kBlock;
+}
+
+// Of the strip's rows in the output's memory, reading gathered rows.
+BlockedConvParams Execution::conv_params(const Task& task) const {
+  const ValuePlan& out = plan_.values[task.step.output];
+  BlockedConvParams c;
+  c.x = task.scratch;
+  c.x_block = task.plan.gather_block, c.x_row = task.plan.gather_row;
+  c.stride = task.step.stride;
+  c.in_channels = task.step.in_channels;
+  if (task.step.inputs[0] >= 0) {
+    // Weights of inputs that end within a block are laid out for whole ones.
+    c.in_channels = 0;
+    for (size_t i = 0; i + 1 < task.step.inputs.size(); ++i) c.in_channels += program_.values[task.step.inputs[i]].blocks() * kBlock;
+    c.in_channels += program_.values[task.step.inputs.back()].channels;
+  }
+  c.taps_h = c.taps_w = task.step.kernel;
+  c.weight = task.step.weight.data();
+  c.bias = task.step.bias.data();
+  c.out_blocks = task.step.out_blocks();
+  c.y = arena_ + out.data + task.begin * out.row_stride();
+  c.y_block = out.block_stride(), c.y_row = out.row_stride();
+  c.rows = task.end - task.begin, c.width = task.plan.out_width;
+  c.sums = sums_of(task);
+  return c;
+}
+
+void Execution::conv(const Task& task) const {
+  const int pixel = gather(task);
+  BlockedConvParams c = conv_params(task);
+  c.x_pixel = pixel;
+  kernels_.blocked_conv(c);
+}
+
+void Execution::pointwise(const Task& task) const {
+  const ValuePlan& in = plan_.values[task.step.inputs[0]];
+  BlockedConvParams c = conv_params(task);
+  c.x = arena_ + in.data + task.begin * in.row_stride();
+  c.x_block = in.block_stride(), c.x_row = in.row_stride();
+  c.weight = task.scratch;
+  // Rows follow one another without borders: one long row.
+  c.width *= c.rows;
+  c.rows = 1;
+  kernels_.blocked_conv(c);
+}
+
+void Execution::transposed(const Task& task) const {
+  const int pixel = gather(task);
+  const ValuePlan& out = plan_.values[task.step.output];
+  for (int i = 0; i < 4; ++i) {
+    const Phase& phase = task.step.phases[i];
+    BlockedConvParams c = conv_params(task);
+    c.x += (task.plan.above + phase.first_row) * c.x_row + (task.plan.left + phase.first_column) * pixel;
+    c.x_pixel = pixel;
+    c.stride = 1;
+    c.taps_h = phase.taps_h, c.taps_w = phase.taps_w;
+    c.weight = phase.weight.data();
+    c.y = arena_ + out.data + (2 * task.begin + i / 2) * out.row_stride() + i % 2 * kBlock;
+    c.y_row = 2 * out.row_stride();
+    c.y_pixel = 2 * kBlock;
+    c.width = task.plan.in_width;
+    c.first = i == 0;
+    kernels_.blocked_conv(c);
+  }
+}
+
+void Execution::depthwise(const Task& task) const {
+  const Step& step = task.step;
+  const ValuePlan& out = plan_.values[step.output];
+  const ChannelSums sums = sums_of(task);
+  BlockedGatherParams g = gather_params(task, 0, task.begin - step.padding, task.end + step.padding);
+  const int64_t block_floats = static_cast<int64_t>(g.x_block);
+  const int blocks = g.blocks;
+  g.blocks = 1;
+  g.y = task.scratch;
+  for (int block = 0; block < blocks; ++block) {
+    kernels_.blocked_gather(g);
+    BlockedDepthwiseParams d;
+    d.x = task.scratch;
+    d.x_row = task.plan.gather_row;
+    d.weight = step.weight.data() + block * 9 * kBlock;
+    d.bias = step.bias.empty() ? nullptr : step.bias.data() + block * kBlock;
+    d.y = arena_ + out.data + block * out.block_stride() + task.begin * out.row_stride();
+    d.y_row = out.row_stride();
+    d.rows = task.end - task.begin, d.width = task.plan.out_width;
+    if (sums.pivot != nullptr) {
+      d.sums = ChannelSums{sums.pivot + block * kBlock, sums.sum + block * kBlock, sums.squares + block * kBlock};
+    }
+    kernels_.blocked_depthwise(d);
+    g.x += block_floats;
+    if (g.residual != nullptr) g.residual += block_floats;
+    if (g.kept != nullptr) g.kept += block_floats;
+    if (g.mean != nullptr) g.mean += kBlock, g.scale += kBlock, g.shift += kBlock;
+  }
+}
+
+void Execution::head(const Task& task) const {
+  gather(task);
+  BlockedHeadParams h;
+  h.x = task.scratch;
+  h.x_block = task.plan.gather_block, h.x_row = task.plan.gather_row;
+  for (int input : task.step.inputs) h.in_blocks += program_.values[input].blocks();
+  h.taps = task.step.kernel;
+  h.weight = task.step.weight.data();
+  h.bias = task.step.bias.data();
+  h.out_channels = task.step.out_channels;
+  h.tanh = task.step.tanh;
+  h.rows = task.end - task.begin, h.width = plan_.width;
+  h.scratch = task.scratch + h.in_blocks * task.plan.gather_block;
+  h.plane = static_cast<int64_t>(plan_.height) * plan_.width;
+  const int64_t start = task.image * h.plane * h.out_channels;
+  if (images_.y_planes != nullptr) {
+    h.y_row = plan_.width;
+    h.planes = images_.y_planes + start + task.begin * h.y_row;
+  } else {
+    h.y_row = static_cast<int64_t>(plan_.width) * h.out_channels;
+    h.bytes = images_.y_bytes + start + task.begin * h.y_row;
+  }
+  kernels_.blocked_head(h);
+}
+
+void Execution::emit(const Task& task) const {
+  const ValuePlan& in = plan_.values[task.step.inputs[0]];
+  BlockedEmitParams e;
+  e.x = arena_ + in.data + task.begin * in.row_stride();
+  e.x_block = in.block_stride(), e.x_row = in.row_stride();
+  e.mean = task.norms[0].mean, e.scale = task.norms[0].scale, e.shift = task.norms[0].shift;
+  e.channels = task.step.out_channels;
+  e.rows = task.end - task.begin, e.width = plan_.width;
+  e.tanh = task.step.tanh;
+  e.plane = static_cast<int64_t>(plan_.height) * plan_.width;
+  const int64_t start = task.image * e.plane * e.channels;
+  if (images_.y_planes != nullptr) {
+    e.y_row = plan_.width;
+    e.planes = images_.y_planes + start + task.begin * e.y_row;
+  } else {
+    e.y_row = static_cast<int64_t>(plan_.width) * e.channels;
+    e.bytes = images_.y_bytes + start + task.begin * e.y_row;
+  }
+  kernels_.blocked_emit(e);
+}
+
+}  // namespace gancomp::engine

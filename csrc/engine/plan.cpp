@@ -1,0 +1,248 @@
+#include "plan.h"
+
+#include <algorithm>
+
+#include "gancomp/engine.h"
+
+namespace gancomp::engine {
+namespace {
+
+constexpr int kMinSide = 16, kMaxSide = 16384;
+constexpr int64_t kScratchFloats = 96 * 1024;  // gathered rows of a strip: with the weights they should stay in the L2 cache
+constexpr int kMaxStripRows = 16;
+constexpr int kMinStrips = 8;  // so that several threads have something to do
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Index in [0, size) of a position outside, by repeated reflection.
+int reflect(int64_t i, int64_t size) {
+  if (size == 1) return 0;
+  const int64_t period = 2 * (size - 1);
+  i = (i % period + period) % period;
+  return static_cast<int>(i < size ? i : period - i);
+}
+
+// Source of positions [-before, size + after) of an image side that is first extended from `real` to `size` by reflection and
+// then by a convolution's border.
+std::vector<int> lookup(int real, int size, int before, int after, Padding mode) {
+  std::vector<int> table;
+  table.reserve(before + size + after);
+  for (int i = -before; i < size + after; ++i) {
+    int at = i;
+    if (i < 0 || i >= size) {
+      if (mode == Padding::zero) {
+        table.push_back(-1);
+        continue;
+      }
+      at = mode == Padding::replicate ? std::clamp(i, 0, size - 1) : reflect(i, size);
+    }
+    table.push_back(reflect(at, real));
+  }
+  return table;
+}
+
+// First-fit placement of buffers that live from one step to another.
+class Arena {
+ public:
+  void add(int64_t* place, int64_t size, int from, int to) { buffers_.push_back({place, round_up(size, 16), from, to}); }
+
+  int64_t arrange() {
+    std::stable_sort(buffers_.begin(), buffers_.end(), [](const Buffer& a, const Buffer& b) { return a.size > b.size; });
+    int64_t total = 0;
+    for (size_t i = 0; i < buffers_.size(); ++i) {
+      std::vector<std::pair<int64_t, int64_t>> taken;  // begin, end of the buffers alive at the same time
+      for (size_t j = 0; j < i; ++j) {
+        if (buffers_[j].from <= buffers_[i].to && buffers_[i].from <= buffers_[j].to) {
+          taken.emplace_back(*buffers_[j].place, *buffers_[j].place + buffers_[j].size);
+        }
+      }
+      std::sort(taken.begin(), taken.end());
+      int64_t at = 0;
+      for (const auto& [begin, end] : taken) {
+        if (at + buffers_[i].size <= begin) break;
+        at = std::max(at, end);
+      }
+      *buffers_[i].place = at;
+      total = std::max(total, at + buffers_[i].size);
+    }
+    return total;
+  }
+
+ private:
+  struct Buffer {
+    int64_t* place;
+    int64_t size;
+    int from, to;
+  };
+  std::vector<Buffer> buffers_;
+};
+
+class Planner {
+ public:
+  Planner(const Program& program, int64_t height, int64_t width) : program_(program) {
+    for (const auto& [name, side] : {std::pair{"height", height}, std::pair{"width", width}}) {
+      if (side < kMinSide || side > kMaxSide) {
+        throw EngineError(EngineError::Code::invalid_argument, std::string(name) + "=" + std::to_string(side) + ": expected " +
+                                                                   std::to_string(kMinSide) + " to " + std::to_string(kMaxSide));
+      }
+    }
+    plan_.height = static_cast<int>(height), plan_.width = static_cast<int>(width);
+    plan_.padded_height = static_cast<int>(round_up(height, program.size_multiple));
+    plan_.padded_width = static_cast<int>(round_up(width, program.size_multiple));
+    plan_.values.resize(program.values.size());
+  }
+
+  Plan shapes() {
+    for (const Step& step : program_.steps) add_shape(step);
+    return std::move(plan_);
+  }
+
+  Plan full() {
+    for (const Step& step : program_.steps) {
+      add_shape(step);
+      add_strips(step);
+    }
+    place();
+    return std::move(plan_);
+  }
+
+ private:
+  void add_shape(const Step& step) {
+    StepPlan p;
+    const int input = step.inputs[0];
+    p.in_height = input >= 0 ? plan_.values[input].height : plan_.padded_height;
+    p.in_width = input >= 0 ? plan_.values[input].width : plan_.padded_width;
+    for (int other : step.inputs) {
+      if (other >= 0 && (plan_.values[other].height != p.in_height || plan_.values[other].width != p.in_width)) {
+        throw EngineError(EngineError::Code::unsupported, step.name + ": its inputs differ in size");
+      }
+    }
+    const auto out = [&](int side) {
+      if (step.kind == Step::Kind::transposed) return 2 * side;
+      return (side + 2 * step.padding - step.kernel) / step.stride + 1;
+    };
+    p.out_height = out(p.in_height), p.out_width = out(p.in_width);
+    if (p.out_height < 1 || p.out_width < 1) {
+      throw EngineError(EngineError::Code::invalid_argument,
+                        "an image of " + std::to_string(plan_.height) + "x" + std::to_string(plan_.width) + " is too small for " +
+                            step.name);
+    }
+    if (step.output >= 0) {
+      plan_.values[step.output].height = p.out_height;
+      plan_.values[step.output].width = p.out_width;
+    } else if (p.out_height != plan_.padded_height || p.out_width != plan_.padded_width) {
+      throw EngineError(EngineError::Code::unsupported, "the network's output has another size than its input");
+    }
+    const int64_t positions = static_cast<int64_t>(step.kind == Step::Kind::transposed ? p.in_height : p.out_height) *
+                              (step.kind == Step::Kind::transposed ? p.in_width : p.out_width);
+    const int64_t pairs = step.kind == Step::Kind::depthwise ? step.out_channels
+                          : step.kind == Step::Kind::emit    ? 0
+                                                             : static_cast<int64_t>(step.in_channels) * step.out_channels;
+    p.macs = positions * pairs * step.kernel * step.kernel;
+    p.bytes = 4 * (static_cast<int64_t>(p.in_height) * p.in_width * step.in_channels +
+                   static_cast<int64_t>(p.out_height) * p.out_width * step.out_channels + pairs * step.kernel * step.kernel);
+    plan_.steps.push_back(std::move(p));
+  }
+
+  int in_blocks(const Step& step) const {
+    if (step.inputs[0] == Node::kImage) return (step.in_channels + kBlock - 1) / kBlock;
+    int blocks = 0;
+    for (int input : step.inputs) blocks += program_.values[input].blocks();
+    return blocks;
+  }
+
+  void add_strips(const Step& step) {
+    StepPlan& p = plan_.steps.back();
+    const bool image = step.inputs[0] == Node::kImage;
+    const int pixel = image ? program_.image_pixel : kBlock;
+    // What is cut off is not computed.
+    int rows = step.output >= 0 ? p.out_height : plan_.height;
+    p.above = p.left = step.padding, p.below = p.right = step.padding;
+    if (step.kind == Step::Kind::transposed) {
+      rows = p.in_height;
+      p.above = p.left = p.below = p.right = 0;
+      for (const Phase& phase : step.phases) {
+        p.above = std::max(p.above, -phase.first_row);
+        p.below = std::max(p.below, phase.first_row + phase.taps_h - 1);
+        p.left = std::max(p.left, -phase.first_column);
+        p.right = std::max(p.right, phase.first_column + phase.taps_w - 1);
+      }
+    }
+    p.gather_row = static_cast<int64_t>(p.left + p.in_width + p.right) * pixel;
+    // Depthwise steps gather one block at a time; pointwise ones and the emitter read rows where they lie.
+    const bool gathers = step.kind != Step::Kind::pointwise && step.kind != Step::Kind::emit;
+    const int blocks = step.kind == Step::Kind::depthwise ? 1 : in_blocks(step);
+    const int64_t row_floats = std::max<int64_t>(p.gather_row * blocks, 1);
+    int strip = std::min(kMaxStripRows, std::max(1, (rows + kMinStrips - 1) / kMinStrips));
+    while (strip > 1 && gathered_rows(step, p, strip) * row_floats > kScratchFloats) --strip;
+    p.strips = (rows + strip - 1) / strip;
+    p.strip_rows = (rows + p.strips - 1) / p.strips;
+    p.strips = (rows + p.strip_rows - 1) / p.strip_rows;
+    p.gather_block = p.gather_row * gathered_rows(step, p, p.strip_rows);
+    if (image) {
+      p.image_rows = lookup(plan_.height, plan_.padded_height, p.above, p.below, step.padding_mode);
+      p.image_columns = lookup(plan_.width, plan_.padded_width, p.left, p.right, step.padding_mode);
+    }
+    plan_.params = std::max<int64_t>(plan_.params, 3 * kBlock * (image ? 0 : in_blocks(step)));
+    int64_t scratch = gathers ? p.gather_block * blocks : 0;
+    if (step.kind == Step::Kind::pointwise) scratch = static_cast<int64_t>(step.weight.size());
+    if (step.kind == Step::Kind::head) scratch += kMaxHeadChannels * (static_cast<int64_t>(plan_.width) + 64);
+    plan_.scratch = std::max(plan_.scratch, round_up(scratch, 16));
+
+    if (step.output < 0 || !program_.values[step.output].norm) return;
+    ValuePlan& value = plan_.values[step.output];
+    for (int s = 0; s < p.strips; ++s) {
+      const int64_t own = std::min(p.strip_rows, rows - s * p.strip_rows);
+      const int64_t per_input_row = step.kind == Step::Kind::transposed ? 2 : 1;
+      value.counts.push_back(own * per_input_row * p.out_width);
+    }
+  }
+
+  void place() {
+    Arena arena;
+    const int count = static_cast<int>(program_.steps.size());
+    for (size_t v = 0; v < program_.values.size(); ++v) {
+      const Value& value = program_.values[v];
+      ValuePlan& p = plan_.values[v];
+      int made = -1, read = -1, used = -1;
+      for (int s = 0; s < count; ++s) {
+        const Step& step = program_.steps[s];
+        if (step.output == static_cast<int>(v)) made = s;
+        for (int input : step.inputs) {
+          if (input < 0) continue;
+          if (input == static_cast<int>(v)) read = used = s;
+          // A value that is finished by adding this one reads it too.
+          if (program_.values[input].residual == static_cast<int>(v)) used = s;
+        }
+      }
+      if (made < 0) continue;  // the output image
+      const int last = std::max(value.kept_by >= 0 ? value.kept_by : read, made);
+      const int64_t size = p.block_stride() * value.blocks();
+      arena.add(&p.data, size, made, last);
+      if (value.kept_by >= 0) arena.add(&p.kept, size, value.kept_by, std::max(used, value.kept_by));
+      if (value.norm) arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * 3 * value.blocks() * kBlock, made, last);
+    }
+    plan_.arena = arena.arrange();
+    plan_.scratch += round_up(plan_.params, 16);
+  }
+
+  const Program& program_;
+  Plan plan_;
+};
+
+}  // namespace
+
+int gathered_rows(const Step& step, const StepPlan& p, int strip_rows) {
+  if (step.kind == Step::Kind::transposed) return p.above + strip_rows + p.below;
+  return (strip_rows - 1) * step.stride + step.kernel;
+}
+
+Plan make_plan(const Program& program, int64_t height, int64_t width) { return Planner(program, height, width).full(); }
+
+int64_t count_macs(const Program& program, int64_t height, int64_t width) {
+  int64_t macs = 0;
+  for (const StepPlan& step : Planner(program, height, width).shapes().steps) macs += step.macs;
+  return macs;
+}
+
+}  // namespace gancomp::engine

@@ -1,0 +1,51 @@
+// What a program needs for images of one size: shapes, strips, and a place in memory for everything.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "compile.h"
+
+namespace gancomp::engine {
+
+struct ValuePlan {
+  int height = 0, width = 0;
+  int64_t data = -1;  // as the convolution left it, in floats from the start of the arena
+  int64_t kept = -1;  // finished, where a step writes it
+  int64_t sums = -1;  // [strips][3][blocks * 16] of a value with a norm
+  std::vector<int64_t> counts;  // [strips] elements of a channel
+
+  int64_t row_stride() const { return static_cast<int64_t>(width) * kBlock; }
+  int64_t block_stride() const { return height * row_stride(); }
+};
+
+struct StepPlan {
+  int in_height = 0, in_width = 0, out_height = 0, out_width = 0;
+  int strip_rows = 0, strips = 0;  // of output rows (transposed: of input rows)
+  // Gathered rows of one strip: above and below its own, pixels at the sides.
+  int above = 0, below = 0, left = 0, right = 0;
+  int64_t gather_row = 0, gather_block = 0;  // strides of the scratch
+  std::vector<int> image_rows, image_columns;  // steps that read the image: source of every gathered row and column
+  int64_t macs = 0, bytes = 0;
+};
+
+struct Plan {
+  int height = 0, width = 0;                // of the images
+  int padded_height = 0, padded_width = 0;  // that the network runs at
+  std::vector<ValuePlan> values;
+  std::vector<StepPlan> steps;
+  int64_t arena = 0;    // floats
+  int64_t scratch = 0;  // floats of every thread
+  int64_t params = 0;   // of that, floats of the norm parameters, which come first: mean, scale, shift
+};
+
+// Rows that a strip of so many output rows (transposed: input rows) reads.
+int gathered_rows(const Step& step, const StepPlan& p, int strip_rows);
+
+// Throws EngineError for a size that the network cannot take.
+Plan make_plan(const Program& program, int64_t height, int64_t width);
+
+// Multiply-accumulates of one image, without memory planning.
+int64_t count_macs(const Program& program, int64_t height, int64_t width);
+
+}  // namespace gancomp::engine

@@ -1,0 +1,126 @@
+// Parameters of the engine's kernels. Each works on one strip of rows in the calling thread; who runs which strip is the
+// caller's business. Ring 0: raw pointers, sizes in elements, no allocation.
+//
+// Blocked layout: channels lie in blocks of 16, [block][row][pixel][16]; a block whose channels end early is filled up with
+// zeros. Strides are in floats.
+#pragma once
+
+#include <cstdint>
+
+namespace gancomp {
+
+constexpr int kBlock = 16;        // channels of a block
+constexpr int kGroup = 2;         // blocks of output channels that share a sweep over the input
+constexpr int kImagePixel = 4;    // floats of a pixel of a gathered image of up to four channels
+constexpr int kMaxHeadChannels = 4;
+
+enum class BorderMode { zero, reflect, replicate };
+
+// Sums of one strip around a pivot near its mean, by channel: exact for any mean, in one pass.
+struct ChannelSums {
+  float* pivot = nullptr;    // [blocks * 16]; null: no statistics are wanted
+  float* sum = nullptr;      // sum of (y - pivot)
+  float* squares = nullptr;  // sum of (y - pivot)^2
+};
+
+// y = leaky((x - mean) * scale + shift) + residual, laid out with borders for a convolution.
+struct BlockedGatherParams {
+  const float* x = nullptr;
+  int64_t x_block = 0, x_row = 0;
+  int blocks = 0, height = 0, width = 0;
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [blocks * 16]; null: x as it is
+  float slope = 1.0f;                                               // of negative values: 0 is ReLU, 1 leaves them
+  const float* residual = nullptr;                                  // same strides as x; null: none
+  float* kept = nullptr;  // rows [kept_begin, kept_end) of the result are also written here, with the strides of x
+  int kept_begin = 0, kept_end = 0;
+  int row_begin = 0, row_end = 0;        // rows to gather; those outside [0, height) are border
+  int border_left = 0, border_right = 0;  // pixels
+  BorderMode mode = BorderMode::zero;
+  float* y = nullptr;  // row `row_begin`, left border first
+  int64_t y_block = 0, y_row = 0;
+};
+
+// The same from an image, whose rows and columns are looked up: padding to a size the network takes, and borders.
+struct ImageGatherParams {
+  const float* planes = nullptr;   // [C, H, W] in [-1, 1], or
+  const uint8_t* bytes = nullptr;  // [H, W, C], v * 2 / 255 - 1
+  int channels = 0, height = 0, width = 0;
+  const int* rows = nullptr;     // [row_count] source row of every gathered row, -1: zeros
+  const int* columns = nullptr;  // [column_count] likewise
+  int row_count = 0, column_count = 0;
+  int pixel = 0;  // floats of a gathered pixel: kImagePixel, or 16 in blocks
+  float* y = nullptr;
+  int64_t y_block = 0, y_row = 0;
+};
+
+// Convolution of gathered rows. Weights: for every group of output blocks (2, the last may be 1):
+// [input block][tap row][tap column][input channel of the block][output channel of the group].
+struct BlockedConvParams {
+  const float* x = nullptr;  // first tap of the first output pixel
+  int64_t x_block = 0, x_row = 0;
+  int x_pixel = kBlock;  // kBlock or kImagePixel
+  int stride = 1;        // 1 or 2
+  int in_channels = 0;
+  int taps_h = 1, taps_w = 1;
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // [out_blocks * 16]; null: zero
+  int out_blocks = 0;
+  float* y = nullptr;
+  int64_t y_block = 0, y_row = 0;
+  int y_pixel = kBlock;  // 2 * kBlock for a phase of a transposed convolution
+  int rows = 0, width = 0;
+  ChannelSums sums;     // added to, except where `first`
+  bool first = true;    // whether this call begins the strip's sums
+};
+
+// Depthwise 3x3 of one block of gathered rows.
+struct BlockedDepthwiseParams {
+  const float* x = nullptr;
+  int64_t x_row = 0;
+  const float* weight = nullptr;  // [9][16]
+  const float* bias = nullptr;    // [16]; null: zero
+  float* y = nullptr;
+  int64_t y_row = 0;
+  int rows = 0, width = 0;
+  ChannelSums sums;  // of this block
+};
+
+// Convolution into few channels (an image): input channels are the lanes. Weights: [output][input block][tap row][tap column][16].
+struct BlockedHeadParams {
+  const float* x = nullptr;
+  int64_t x_block = 0, x_row = 0;
+  int in_blocks = 0, taps = 1;
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // [out_channels]; null: zero
+  int out_channels = 0;         // at most kMaxHeadChannels
+  bool tanh = true;
+  int rows = 0, width = 0;
+  float* planes = nullptr;   // [C, plane], first row of the strip; or
+  uint8_t* bytes = nullptr;  // [row, width, C], trunc((v + 1) / 2 * 255)
+  int64_t plane = 0, y_row = 0;  // floats between planes; elements between rows
+  float* scratch = nullptr;      // kMaxHeadChannels * (width + 64) floats
+};
+
+// Blocked rows to an image: y = act((x - mean) * scale + shift), tanh or nothing.
+struct BlockedEmitParams {
+  const float* x = nullptr;  // first row
+  int64_t x_block = 0, x_row = 0;
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]; null: x as it is
+  int channels = 0, rows = 0, width = 0;
+  bool tanh = true;
+  float* planes = nullptr;  // as in BlockedHeadParams
+  uint8_t* bytes = nullptr;
+  int64_t plane = 0, y_row = 0;
+};
+
+// Statistics of whole planes from those of their strips, by channel.
+struct MergeSumsParams {
+  const float* sums = nullptr;     // [strips][3][channels]: pivot, sum, squares
+  const int64_t* counts = nullptr;  // [strips] elements of a channel
+  int strips = 0, channels = 0;    // channels: a multiple of 16
+  float eps = 1e-5f;
+  const float *norm_scale = nullptr, *norm_shift = nullptr;  // [channels]; null: one, zero
+  float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]; shift null: not wanted
+};
+
+}  // namespace gancomp

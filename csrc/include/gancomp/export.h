@@ -1,0 +1,4 @@
+// Marks what libgancomp exports; everything else in it is hidden. C and C++.
+#pragma once
+
+#define GANCOMP_API __attribute__((visibility("default")))
