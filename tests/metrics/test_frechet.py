@@ -68,7 +68,7 @@ def test_closed_forms() -> None:
 def test_equal_sets_and_order() -> None:
     a, b = statistics(features(40, 100)), statistics(features(40, 100, seed=1))
     assert 0 <= frechet_distance(a, a) < 1e-6 * float(a.covariance.trace())
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6)
 
 
 def test_chunks_do_not_matter_and_nothing_cancels() -> None:
