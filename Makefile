@@ -14,7 +14,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gancomp needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
-	$(PIP) setuptools wheel cmake ninja pybind11
+	$(PIP) setuptools wheel cmake ninja pybind11 nlohmann-json
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

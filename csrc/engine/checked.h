@@ -15,15 +15,15 @@ namespace gancomp::engine {
 
 [[noreturn]] inline void fail_format(const std::string& message) { fail(EngineError::Code::format, message); }
 
-// The text in quotes, on one line and at most 80 bytes of it; the text must be UTF-8 and so is the result.
-inline std::string in_quotes(const std::string& text) {
+// The text on one line and at most 80 bytes of it; the text must be UTF-8 and so is the result.
+inline std::string one_line(const std::string& text) {
   constexpr size_t kMax = 80;
   size_t length = text.size();
   if (length > kMax) {
     length = kMax;
     while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0) == 0x80) --length;
   }
-  std::string result = "'";
+  std::string result;
   for (size_t i = 0; i < length; ++i) {
     const unsigned char c = static_cast<unsigned char>(text[i]);
     if (c < 0x20 || c == 0x7F) {
@@ -34,8 +34,10 @@ inline std::string in_quotes(const std::string& text) {
       result += text[i];
     }
   }
-  return result + (length < text.size() ? "...'" : "'");
+  return length < text.size() ? result + "..." : result;
 }
+
+inline std::string in_quotes(const std::string& text) { return "'" + one_line(text) + "'"; }
 
 // e.g. [16, 3, 7, 7]
 inline std::string shape_text(const std::vector<int64_t>& shape) {

@@ -10,11 +10,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-// A thousand blocks take some ten thousand bytes; a tree of values takes some ten times its text.
-constexpr size_t kMaxText = size_t{64} << 10;
+// A thousand blocks take some seven thousand bytes. Parsed, hostile text takes some thirty times its size.
+constexpr size_t kMaxText = size_t{16} << 10;
 
 [[noreturn]] void wrong(const std::string& name, const Json& value, const std::string& expected) {
-  fail_format("config: " + name + "=" + in_quotes(value.dump()) + ": expected " + expected);
+  fail_format("config: " + name + "=" + one_line(value.dump()) + ": expected " + expected);
 }
 
 int checked_whole(const std::string& name, const Json& value, int low, int high) {
@@ -45,7 +45,13 @@ Config::Config(const std::string& json) : impl_(std::make_unique<Impl>()) {
   if (json.size() > kMaxText) {
     fail_format("config: " + std::to_string(json.size()) + " bytes, at most " + std::to_string(kMaxText) + " are allowed");
   }
-  impl_->object = Json::parse(json, nullptr, /*allow_exceptions=*/false);
+  bool deep = false;
+  const auto shallow = [&](int depth, Json::parse_event_t event, Json&) {
+    deep = deep || (depth > 1 && (event == Json::parse_event_t::array_start || event == Json::parse_event_t::object_start));
+    return !deep;
+  };
+  impl_->object = Json::parse(json, shallow, /*allow_exceptions=*/false);
+  if (deep) fail_format("config: nested too deeply");
   if (!impl_->object.is_object()) fail_format("config: " + in_quotes(json) + " is not a JSON object");
 }
 

@@ -48,7 +48,8 @@ Graph read_graph_file(const std::string& path) {
   const auto fail_file = [&](const std::string& why) { fail(EngineError::Code::file, path + ": " + why); };
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) fail_file(error ? error.message() : "no such file");
+  if (status.type() == std::filesystem::file_type::not_found) fail_file("no such file");
+  if (error) fail_file(error.message());
   // Reading a pipe or a device may never end.
   if (!std::filesystem::is_regular_file(status)) fail_file("not a file");
   const uint64_t size = std::filesystem::file_size(path, error);
