@@ -184,14 +184,6 @@ def _launch_verdict(device: torch.device) -> str | None:
     return None
 
 
-def dense_planes(x: Tensor) -> Tensor:
-    """``x`` with contiguous (h, w) planes: itself, also as a channel slice of a wider tensor; otherwise a copy."""
-    height, width = x.shape[2:]
-    if x.stride(3) == 1 and x.stride(2) == width and x.stride(1) == height * width:
-        return x
-    return x.contiguous()
-
-
 def unify_under_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The tensors of a call in one dtype where autocast is on: convolutions leave it in 16 bits, weights stay float32.
 
