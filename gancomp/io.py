@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -22,14 +24,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an exception.
 
     The data is flushed to the disk before the rename, so after a crash or a full disk ``path`` holds either its old
-    content or the whole new one. On an exception the temporary file is removed.
+    content or the whole new one. On an exception the temporary file is removed; that of a killed process goes when ``path``
+    is written again.
+
+    Raises:
+        RunError: ``path`` is a folder or a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: is there and is not a file")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(descriptor)
     temporary = Path(name)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield temporary
         # mkstemp makes the file private to its owner; a result is an ordinary file.
         umask = os.umask(0)
@@ -40,6 +50,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed; those of living ones are locked."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(leftover, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -62,20 +81,21 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Append one JSON line in a single write and flush it to the disk."""
+    """Append one JSON line in a single write and flush it to the disk; where that fails, the file stays as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = (json.dumps(record) + "\n").encode()
-    with open(path, "ab") as file:
+    # Unbuffered: a buffer that could not be written would be written, in part, by close().
+    with open(path, "ab", buffering=0) as file:
         start = file.tell()
         try:
-            file.write(data)
-            file.flush()
+            if (written := file.write(data)) < len(data):
+                # A disk that is almost full takes a part, and says why not the rest when asked again.
+                file.write(data[written:])
             os.fsync(file.fileno())
         except OSError:
-            # A full disk can leave half a line: take it back so that the file stays readable.
             with contextlib.suppress(OSError):
-                os.truncate(path, start)
+                file.truncate(start)
             raise
 
 
