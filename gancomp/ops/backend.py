@@ -58,7 +58,7 @@ def load_native_library(folder: Path) -> NativeLibrary:
     except ValueError as error:  # GANCOMP_ISA
         return NativeLibrary(None, Fault(error))
     except (ImportError, OSError, RuntimeError) as error:
-        first_line = str(error).partition("\n")[0]
+        first_line = str(error.__cause__ or error).partition("\n")[0]  # torch keeps the loader's words in the cause
         return NativeLibrary(None, Fault(f"the native library {candidates[0].name} does not load: {first_line}"))
     return NativeLibrary(candidates[0], None)
 
