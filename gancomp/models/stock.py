@@ -79,5 +79,6 @@ def _stock(layer: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _copy(source: nn.Module, target: nn.Module) -> nn.Module:
-    target.load_state_dict(source.state_dict())
+    # Assigned rather than copied in, so that device and dtype are the source's.
+    target.load_state_dict({name: tensor.clone() for name, tensor in source.state_dict().items()}, assign=True)
     return target.train(source.training)
