@@ -113,7 +113,7 @@ def _search_lines(folder: Path) -> list[dict]:
 def test_killed_at_any_moment_it_ends_with_the_same_files(finished: Path, tmp_path: Path, signal_number: int) -> None:
     out = tmp_path / "run"
     script = (
-        "import sys, torch; torch.set_num_threads(2); sys.path.insert(0, sys.argv[2])\n"
+        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from conftest import mini\n"
         "from gancomp.pipeline.compress import run_compress\n"
         "run_compress(mini(Path(sys.argv[1])), progress=False)\n"
