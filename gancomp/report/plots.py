@@ -60,7 +60,7 @@ def pareto_plot(
 
     Args:
         path: of the PNG file.
-        records: ``{config_str, cost, metrics}`` of each configuration.
+        records: ``{config_str, cost, metrics}`` of each configuration; one whose score is None (not finite) is not drawn.
         chosen: the record to point out.
         cost_key: which cost is on the x axis.
         objective_key: which score is on the y axis.
@@ -75,8 +75,9 @@ def pareto_plot(
     figure = _figure(7.2, 4.2)
     axes = figure.add_subplot()
     _style(axes, 9)
-    points = [(record["cost"][cost_key], record["metrics"][objective_key]) for record in records]
-    front = pareto_front([dict(record) for record in records], cost_key, objective_key, maximize)
+    known = [record for record in records if record["metrics"][objective_key] is not None]
+    points = [(record["cost"][cost_key], record["metrics"][objective_key]) for record in known]
+    front = pareto_front([dict(record) for record in known], cost_key, objective_key, maximize)
     axes.scatter(*zip(*points, strict=True), s=20, color=MUTED, alpha=0.55, linewidths=0)
     edge = [(record["cost"][cost_key], record["metrics"][objective_key]) for record in front]
     axes.step(*zip(*edge, strict=True), where="post", color=ACCENT, linewidth=1.6)
@@ -99,8 +100,9 @@ def pareto_plot(
             f"budget {si(limit)}", (limit, 1), xycoords=("data", "axes fraction"), xytext=(-4, -2),
             textcoords="offset points", rotation=90, ha="right", va="top", color=INK, fontsize=8,
         )  # fmt: skip
-    axes.set_xlabel(cost_label, color=INK)
-    axes.set_ylabel(objective_label, color=INK)
+    # A score is named after its feature network's file, which is no formula.
+    axes.set_xlabel(cost_label, color=INK, parse_math=False)
+    axes.set_ylabel(objective_label, color=INK, parse_math=False)
     axes.margins(x=0.06, y=0.14)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
