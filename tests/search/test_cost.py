@@ -19,7 +19,8 @@ from gancomp.supernet import SPACES, SearchSpace, Supernet
 SHAPE = (1, 3, 256, 256)
 parse, uniform = ResnetConfig.parse, ResnetConfig.uniform
 
-# Released generators at 256x256: parameters, MACs as published, the same with InstanceNorms (in G), true MACs (in G).
+# Released generators at 256x256: parameters, MACs as published, the same with InstanceNorms, true MACs; a text is a printed
+# figure in millions (parameters) or billions (MACs).
 RELEASED = [
     ("teacher", uniform(64), 11_378_179, 56_799_264_768, None, "49.6"),
     ("mobile 64", uniform(64, separable=True), 1_987_075, "18.314", None, "11.07"),
@@ -34,20 +35,52 @@ RELEASED = [
     ("edges2shoes paper", parse("32_32_40_48_16_32", legacy=True), 699_875, 4_777_967_616, "4.809", "3.759"),
     ("cityscapes", parse("32_32_48_32_32_48_24_24"), 780_819, 5_560_074_240, "5.592", "4.031"),
     ("cityscapes fast", parse("16_24_48_56_40_48_24_16"), 886_307, 5_418_516_480, "5.451", "4.060"),
+    ("cityscapes fast, as printed", parse("32_32_48_32_64_40_16_32"), "0.867", None, "5.61", None),
     ("cityscapes paper", parse("48_32_40_40_24_32"), 707_347, 5_633_212_416, "5.665", "4.104"),
     ("cityscapes paper, legacy", parse("48_32_40_40_24_32", legacy=True), 707_347, 5_633_212_416, "5.665", "4.104"),
     ("map2sat", parse("32_32_48_32_48_32_16_16"), 746_211, 4_652_531_712, "4.683", "3.747"),
     ("map2sat fast", parse("16_16_40_40_40_64_24_16"), 719_507, 4_539_678_720, "4.570", "3.351"),
+    ("map2sat fast, as printed", parse("32_32_48_40_32_32_16_16"), "0.708", None, "4.53", None),
     ("uniform 16", parse("16_16_16_16_16_16_16_16"), 137_347, 1_407_713_280, "1.4206", "0.955"),
     ("uniform 12", parse("12_12_12_12_12_12_12_12"), 80_547, "0.8576", None, "0.603"),
     ("uniform 8", parse("8_8_8_8_8_8_8_8"), 38_723, "0.4396", None, "0.326"),
+    ("other 1", parse("32_32_40_40_40_64_16_16"), "0.756", None, "4.612", None),
+    ("other 2", parse("32_32_48_40_64_40_16_32"), None, None, None, None),
+    ("other 3", parse("24_16_32_16_32_64_16_24"), None, None, "3.310", None),
+    ("other 4", parse("32_32_40_48_48_48_24_24"), None, None, None, None),
 ]
 
 
-def assert_figure(value: int, figure: int | str | None) -> None:
+def by_hand(config: ResnetConfig) -> tuple[int, int, int, int]:
+    """Parameters, MACs as published, the same with InstanceNorms, and true MACs, to the unit, by multiplication."""
+    full, half, quarter = 256 * 256, 128 * 128, 64 * 64
+    rows = [  # weights, bias, positions as published, true positions, whether a norm follows
+        (3 * config.stem * 49, config.stem, full, full, True),
+        (config.stem * config.down * 9, config.down, half, half, True),
+        (config.down * config.stream * 9, config.stream, quarter, quarter, True),
+        (config.stream * config.up * 9, config.up, half, quarter, True),
+        (config.up * config.last * 9, config.last, full, half, True),
+        (config.last * 3 * 49, 3, full, full, False),
+    ]
+    for hidden in config.hidden:
+        for inputs, outputs in ((config.stream, hidden), (hidden, config.stream)):
+            if config.separable:
+                rows += [(inputs * 9, inputs, quarter, quarter, True), (inputs * outputs, outputs, quarter, quarter, True)]
+            else:
+                rows += [(inputs * outputs * 9, outputs, quarter, quarter, True)]
+    params, published, norms, true = 0, 0, 0, 0
+    for weights, bias, positions, true_positions, norm in rows:
+        params += weights + bias
+        published += weights * positions
+        true += weights * true_positions
+        norms += bias * positions if norm else 0
+    return params, published, published + norms, true
+
+
+def assert_figure(value: int, figure: int | str | None, unit: float = 1e9) -> None:
     """Equal to an exact number, or to a printed one in its digits."""
     if isinstance(figure, str):
-        assert f"{value / 1e9:.{len(figure.split('.')[1])}f}" == figure
+        assert f"{value / unit:.{len(figure.split('.')[1])}f}" == figure
     elif figure is not None:
         assert value == figure
 
@@ -59,11 +92,14 @@ def test_released_models(config, params, published, with_norm, true):
     with torch.device("meta"):
         generator = ResnetGenerator(config)
     profile = profile_module(generator, SHAPE)
-    assert profile.params == params
+    profile_with_norm = profile_module(generator, SHAPE, count_norm=True)
+    counts = (profile.params, profile.macs_published, profile_with_norm.macs_published, profile.macs)
+    assert counts == by_hand(config)
+    assert_figure(profile.params, params, 1e6)
     assert_figure(profile.macs_published, published)
+    assert_figure(profile_with_norm.macs_published, with_norm)
     assert_figure(profile.macs, true)
-    assert_figure(profile_module(generator, SHAPE, count_norm=True).macs_published, with_norm)
-    assert sum(layer.params for layer in profile.layers) == params
+    assert sum(layer.params for layer in profile.layers) == profile.params
     assert sum(layer.macs for layer in profile.layers) == profile.macs
 
 
