@@ -20,7 +20,7 @@ void tile(const BlockedHeadParams& p, const float* x, int64_t weight_channel, fl
           for (int c = 0; c < kChannels; ++c) weight[c] = load(w + c * weight_channel);
           GANCOMP_UNROLL
           for (int q = 0; q < kCount; ++q) {
-            const Vec pixel = load(row + q * kBlock);
+            const Vec pixel = load_once(row + q * kBlock);
             GANCOMP_UNROLL
             for (int c = 0; c < kChannels; ++c) acc[c][q] += weight[c] * pixel;
           }

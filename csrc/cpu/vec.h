@@ -35,8 +35,24 @@ GANCOMP_INLINE Vec load(const float* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
+// A vector that is used several times in a row: loaded once, where the compiler would read memory at every use.
+GANCOMP_INLINE Vec load_once(const float* p) {
+  Vec v = load(p);
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__ARM_NEON)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
 GANCOMP_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
-GANCOMP_INLINE Vec splat(float value) { return Vec{} + value; }
+template <int... kLane>
+GANCOMP_INLINE Vec splat(float value, std::integer_sequence<int, kLane...>) {
+  return Vec{(static_cast<void>(kLane), value)...};
+}
+GANCOMP_INLINE Vec splat(float value) { return splat(value, std::make_integer_sequence<int, kLanes>{}); }
 GANCOMP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 GANCOMP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 

@@ -85,6 +85,18 @@ Floats pack(const std::vector<int>& places, int out_channels, const std::vector<
   return packed;
 }
 
+// A row of taps of an image whose pixels are not filled up to blocks: kernel columns times channels, as they lie.
+Floats pack_image_conv(const Node& node) {
+  std::vector<Tap> taps;
+  std::vector<int> places;
+  for (int i = 0; i < node.kernel; ++i) taps.push_back({i, 0});
+  for (int i = 0; i < node.kernel * node.in_channels; ++i) places.push_back(i);
+  return pack(places, node.out_channels, taps, [&](int o, int place, Tap tap) {
+    const int column = place / node.in_channels, channel = place % node.in_channels;
+    return node.weight[((static_cast<size_t>(o) * node.in_channels + channel) * node.kernel + tap.row) * node.kernel + column];
+  });
+}
+
 Floats pack_conv(const Node& node, const std::vector<int>& places) {
   std::vector<Tap> taps;
   for (int i = 0; i < node.kernel; ++i) {
@@ -169,7 +181,7 @@ class Compiler {
     program_.in_channels = graph_.in_channels;
     program_.out_channels = graph_.out_channels;
     program_.size_multiple = graph_.size_multiple;
-    program_.image_pixel = graph_.in_channels <= kImagePixel ? kImagePixel : kBlock;
+    program_.image_pixel = graph_.in_channels <= kMaxImagePixel ? graph_.in_channels : kBlock;
     for (size_t i = 0; i < graph_.nodes.size(); ++i) add(static_cast<int>(i));
     keep_finished_values();
     return std::move(program_);
@@ -217,7 +229,8 @@ class Compiler {
       step.name = "head " + size + " " + channels;
     } else {
       step.kind = folds(node) ? Step::Kind::pointwise : Step::Kind::conv;
-      step.weight = pack_conv(node, places);
+      const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
+      step.weight = narrow ? pack_image_conv(node) : pack_conv(node, places);
       step.name = (step.kind == Step::Kind::pointwise ? "pointwise " : "conv " + size + " ") + channels;
     }
     const bool emits = last && step.output >= 0;
@@ -246,6 +259,7 @@ class Compiler {
     if (node.kind == Node::Kind::transposed && (node.stride != 2 || node.output_padding != 2 + 2 * node.padding - node.kernel)) {
       unsupported("a transposed convolution that does not double the size");
     }
+    if (node.kind == Node::Kind::transposed && node.inputs[0] == Node::kImage) unsupported("a transposed convolution of the image");
     if (node.kind == Node::Kind::depthwise && (node.kernel != 3 || node.stride != 1 || node.inputs.size() != 1 ||
                                                node.inputs[0] < 0)) {
       unsupported("a depthwise convolution other than 3x3 with stride 1");

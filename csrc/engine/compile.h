@@ -79,7 +79,7 @@ struct Step {
 struct Program {
   int in_channels = 0, out_channels = 0, size_multiple = 1;
   int64_t parameters = 0;
-  int image_pixel = kImagePixel;  // floats of a gathered image pixel
+  int image_pixel = kBlock;  // floats of a gathered image pixel
   std::vector<Value> values;      // by node
   std::vector<Step> steps;
 };

@@ -148,7 +148,7 @@ BlockedGatherParams Execution::gather_params(const Task& task, int input, int be
 }
 
 // Gathers what the strip reads into the scratch.
-int Execution::gather(const Task& task) const {
+void Execution::gather(const Task& task) const {
   const Step& step = task.step;
   const bool phases = step.kind == Step::Kind::transposed;
   const int begin = phases ? task.begin - task.plan.above : task.begin * step.stride - step.padding;
@@ -167,7 +167,7 @@ int Execution::gather(const Task& task) const {
     g.y = task.scratch;
     g.y_row = task.plan.gather_row, g.y_block = task.plan.gather_block;
     kernels_.image_gather(g);
-    return program_.image_pixel;
+    return;
   }
   float* to = task.scratch;
   for (size_t i = 0; i < step.inputs.size(); ++i) {
@@ -176,7 +176,6 @@ int Execution::gather(const Task& task) const {
     kernels_.blocked_gather(g);
     to += g.blocks * task.plan.gather_block;
   }
-  return kBlock;
 }
 
 // Of the strip's rows in the output's memory, reading gathered rows.
@@ -205,9 +204,14 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
 }
 
 void Execution::conv(const Task& task) const {
-  const int pixel = gather(task);
+  gather(task);
   BlockedConvParams c = conv_params(task);
-  c.x_pixel = pixel;
+  if (task.step.inputs[0] == Node::kImage && program_.image_pixel != kBlock) {
+    c.x_pixel = program_.image_pixel;
+    c.x_block = kBlock;
+    c.in_channels *= c.taps_w;
+    c.taps_w = 1;
+  }
   kernels_.blocked_conv(c);
 }
 
@@ -224,13 +228,12 @@ void Execution::pointwise(const Task& task) const {
 }
 
 void Execution::transposed(const Task& task) const {
-  const int pixel = gather(task);
+  gather(task);
   const ValuePlan& out = plan_.values[task.step.output];
   for (int i = 0; i < 4; ++i) {
     const Phase& phase = task.step.phases[i];
     BlockedConvParams c = conv_params(task);
-    c.x += (task.plan.above + phase.first_row) * c.x_row + (task.plan.left + phase.first_column) * pixel;
-    c.x_pixel = pixel;
+    c.x += (task.plan.above + phase.first_row) * c.x_row + (task.plan.left + phase.first_column) * kBlock;
     c.stride = 1;
     c.taps_h = phase.taps_h, c.taps_w = phase.taps_w;
     c.weight = phase.weight.data();

@@ -47,7 +47,7 @@ class Execution {
   void run_strip(Task& task) const;
   Norm norm_of(int value, float* params) const;
   void fold_weights(const Step& step, const Norm& norm, float* to) const;
-  int gather(const Task& task) const;
+  void gather(const Task& task) const;
   void conv(const Task& task) const;
   void transposed(const Task& task) const;
   void depthwise(const Task& task) const;

@@ -11,7 +11,7 @@ namespace gancomp {
 
 constexpr int kBlock = 16;        // channels of a block
 constexpr int kGroup = 2;         // blocks of output channels that share a sweep over the input
-constexpr int kImagePixel = 4;    // floats of a pixel of a gathered image of up to four channels
+constexpr int kMaxImagePixel = 4;  // an image of at most so many channels is gathered without filling up blocks
 constexpr int kMaxHeadChannels = 4;
 
 enum class BorderMode { zero, reflect, replicate };
@@ -48,17 +48,18 @@ struct ImageGatherParams {
   const int* rows = nullptr;     // [row_count] source row of every gathered row, -1: zeros
   const int* columns = nullptr;  // [column_count] likewise
   int row_count = 0, column_count = 0;
-  int pixel = 0;  // floats of a gathered pixel: kImagePixel, or 16 in blocks
+  int pixel = 0;  // floats of a gathered pixel: `channels`, or 16 in blocks
   float* y = nullptr;
   int64_t y_block = 0, y_row = 0;
 };
 
 // Convolution of gathered rows. Weights: for every group of output blocks (2, the last may be 1):
 // [input block][tap row][tap column][input channel of the block][output channel of the group].
+// Of an image of few channels a row of taps lies in one piece: it is given as taps_w = 1 of taps * channels input channels.
 struct BlockedConvParams {
   const float* x = nullptr;  // first tap of the first output pixel
   int64_t x_block = 0, x_row = 0;
-  int x_pixel = kBlock;  // kBlock or kImagePixel
+  int x_pixel = kBlock;  // kBlock, or at most kMaxImagePixel
   int stride = 1;        // 1 or 2
   int in_channels = 0;
   int taps_h = 1, taps_w = 1;
