@@ -1,0 +1,114 @@
+"""The checks of gancomp.testing fail when they should."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gancomp.testing import (
+    LAYOUTS,
+    allocations,
+    assert_accurate,
+    forward_backward,
+    images,
+    laid_out,
+    poisoned_outputs,
+    tolerance,
+    unchanged,
+    with_inactive,
+)
+
+
+def test_layouts_hold_the_same_values_at_other_addresses():
+    values = images(2, 3, 4, 5)
+    made = {layout: images(2, 3, 4, 5, layout=layout) for layout in LAYOUTS}
+    assert all(torch.equal(tensor, values) for tensor in made.values())
+    assert made["contiguous"].is_contiguous()
+    assert made["contiguous"].data_ptr() % 64 == 0
+    assert made["offset"].is_contiguous()
+    assert made["offset"].data_ptr() % 16 != 0
+    assert made["channels_last"].is_contiguous(memory_format=torch.channels_last)
+    assert made["permuted"].transpose(2, 3).is_contiguous()
+    assert made["channel_slice"].stride() == (6 * 20, 20, 5, 1)
+    with pytest.raises(ValueError, match="layout='sparse'"):
+        laid_out(values, "sparse")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_memory_round_an_input_is_nan(layout):
+    x = images(2, 3, 4, 5, layout=layout)
+    whole = torch.empty(0).set_(x.untyped_storage())
+    assert int(whole.isfinite().sum()) == x.numel()
+    assert whole[0].isnan()
+    assert whole[-1].isnan()
+
+
+def test_images_depend_on_the_seed_alone():
+    assert torch.equal(images(1, 2, 3, 4, seed=5), images(1, 2, 3, 4, seed=5))
+    assert not torch.equal(images(1, 2, 3, 4, seed=5), images(1, 2, 3, 4, seed=6))
+    assert float(images(1, 1, 64, 64, mean=100.0).mean()) == pytest.approx(100.0, abs=0.1)
+
+
+def test_full_weights_end_in_nan():
+    full = with_inactive(torch.ones(2, 1, 3, 3), spare=4)
+    assert full.shape == (6, 1, 3, 3)
+    assert torch.equal(full[:2], torch.ones(2, 1, 3, 3))
+    assert full[2:].isnan().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_writes_to_an_input_or_beyond_it_are_seen(layout):
+    x = images(1, 2, 3, 4, layout=layout)
+    with unchanged(x, None):
+        x.clone().zero_()
+    with pytest.raises(AssertionError, match="the memory of input 0 was written to"), unchanged(x):
+        x[0, 0, 0, 0] += 1
+    beyond = torch.empty(0).set_(x.untyped_storage())
+    with pytest.raises(AssertionError, match="the memory of input 1 was written to"), unchanged(images(1, 1, 1, 1), x):
+        beyond[-1] = 0
+
+
+def test_uninitialised_memory_is_poisoned_inside_alone():
+    before = torch.are_deterministic_algorithms_enabled()
+    with poisoned_outputs():
+        assert torch.empty(1000).isnan().all()
+        assert images(1, 1, 2, 2).new_empty(3, 3).isnan().all()
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_the_tolerance_is_twice_pytorchs_error_and_one_rounding():
+    exact = torch.tensor([4.0, 1.0], dtype=torch.float64)
+    stock = torch.tensor([4.0, 1.25])
+    assert tolerance(stock, exact) == 2 * 0.25 + 4 * 2.0**-23
+    assert_accurate(torch.tensor([4.5, 1.0]), stock, exact)
+    with pytest.raises(AssertionError, match=r"y: error 0\.51, allowed 0\.5, largest value 4"):
+        assert_accurate(torch.tensor([4.51, 1.0]), stock, exact, "y")
+
+
+@pytest.mark.parametrize(
+    "actual", [torch.tensor([4.0, float("nan")]), torch.tensor([4.0]), torch.tensor([4.0, 1.0], dtype=torch.float64)]
+)
+def test_nan_other_shapes_and_other_types_are_not_accurate(actual):
+    with pytest.raises(AssertionError):
+        assert_accurate(actual, torch.tensor([4.0, 1.25]), torch.tensor([4.0, 1.0], dtype=torch.float64))
+
+
+def test_a_useless_reference_is_refused():
+    for exact in (torch.tensor([1.0]), torch.tensor([float("nan")], dtype=torch.float64)):
+        with pytest.raises(ValueError, match="the reference is not finite float64"):
+            assert_accurate(torch.tensor([1.0]), torch.tensor([1.0]), exact)
+
+
+def test_forward_and_backward():
+    x, w = torch.tensor([2.0, 3.0]), torch.tensor([5.0, 7.0])
+    y, grad_x, grad_w = forward_backward(lambda x, none, w: x * w, torch.tensor([1.0, 10.0]), x, None, w)
+    assert y.tolist() == [10.0, 21.0]
+    assert grad_x.tolist() == [5.0, 70.0]
+    assert grad_w.tolist() == [2.0, 30.0]
+    assert x.grad is None
+
+
+def test_allocations_are_counted():
+    x = torch.zeros(100)
+    assert allocations(lambda: x[10:].view(9, 10)) == []
+    assert allocations(lambda: (x.clone(), torch.empty(10, dtype=torch.float64))) == [400, 80]
