@@ -102,7 +102,7 @@ class SearchSpace:
         ``weight`` > 1 favours small channel counts: option j of L (largest first) is drawn with a probability proportional
         to ``weight**j``, the geometric rule of the published search.
         """
-        if weight <= 0:
+        if not 0 < weight < math.inf:
             raise ConfigError(f"weight={weight}: expected a number above 0")
         return tuple(rng.choices(options, weights=[weight**j for j in range(len(options))])[0] for options in self.choices)
 
