@@ -44,10 +44,9 @@ def embed(narrow: ResnetGenerator, config: ResnetConfig) -> ResnetGenerator:
     at |= {"in": torch.arange(config.in_channels), "out": torch.arange(config.out_channels)}
     inner = [places(a, b) for a, b in zip(small.hidden, config.hidden, strict=True)]
     n = config.n_blocks
-    routes = {f"model.{i}": (at[a], at[b]) for i, a, b in ((1, "in", "stem"), (4, "stem", "down"), (7, "down", "stream"))}
-    routes |= {
-        f"model.{i}": (at[a], at[b]) for i, a, b in ((10 + n, "stream", "up"), (13 + n, "up", "last"), (17 + n, "last", "out"))
-    }
+    path = [(1, "in", "stem"), (4, "stem", "down"), (7, "down", "stream")]
+    path += [(10 + n, "stream", "up"), (13 + n, "up", "last"), (17 + n, "last", "out")]
+    routes = {f"model.{index}": (at[inputs], at[outputs]) for index, inputs, outputs in path}
     for block, hidden in enumerate(inner):
         for conv, a, b in ((1, at["stream"], hidden), (6, hidden, at["stream"])):
             stem = f"model.{10 + block}.conv_block.{conv}"
@@ -162,7 +161,8 @@ def rank_one_teacher() -> ResnetGenerator:
         for block in teacher.blocks:
             for conv in (block.conv_block[1], block.conv_block[6]):
                 outputs, inputs = conv.weight.shape[:2]
-                conv.weight.copy_(torch.randn(outputs, inputs, 1, 1) * torch.randn(inputs, 3, 3))
+                factors = [torch.randn(size, dtype=torch.float64) for size in ((outputs, inputs, 1, 1), (inputs, 3, 3))]
+                conv.weight.copy_(factors[0] * factors[1])
     return teacher
 
 
