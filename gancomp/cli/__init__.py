@@ -32,20 +32,11 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0 done, 1 trouble of the machine, 2 wrong input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if arguments else 2
-    verb, *rest = arguments
-    if verb in ("--version", "version"):
-        print(f"gancomp {__version__}")
-        return 0
-    if verb == "info":
-        return _info()
     try:
-        if verb not in VERBS:
-            raise ConfigError(f"unknown verb {verb!r}: expected one of {', '.join([*VERBS, 'info'])}")
-        return _run(verb, rest)
+        status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        # What a pipe cannot take must show here, not when Python ends.
+        sys.stdout.flush()
+        return status
     except GancompError as error:
         print(f"gancomp: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -60,9 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""
         print(f"gancomp: error: {error.strerror or error}{where}", file=sys.stderr)
         return 1
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # torch says so in words only.
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in ("out of memory", "allocate memory")):
+            raise
         print("gancomp: error: out of memory; use a smaller batch_size, crop_size or ngf", file=sys.stderr)
         return 1
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb in ("--version", "version"):
+        print(f"gancomp {__version__}")
+        return 0
+    if verb == "info":
+        return _info()
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb {verb!r}: expected one of {', '.join([*VERBS, 'info'])}")
+    return _run(verb, rest)
 
 
 def _run(verb: str, arguments: Sequence[str]) -> int:
@@ -107,4 +116,3 @@ def _info() -> int:
     print(f"native library: {_C.compiler}, {_C.build_type}; kernels: {_C.isa()} (built: {', '.join(_C.built_isas())})")
     print(f"CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no'}")
     return 0
-

@@ -146,6 +146,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     """Check a YAML value against the field's type; YAML reads 1e-3 as text, so numbers in text are taken as numbers."""
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
+        if value is False and "off" in choices:
+            # YAML takes a bare off for false.
+            return "off"
         if value not in choices:
             raise ConfigError(f"run file: {name}={value!r}: expected one of {', '.join(map(str, choices))}")
         return value
@@ -160,6 +163,6 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             return float(value)
         if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ConfigError(f"run file: {name}={value!r}: expected {getattr(hint, '__name__', hint)}")

@@ -51,7 +51,9 @@ def _evaluate(settings: Any, result: dict[str, Any]) -> None:
     print(", ".join(f"{name} {value}" for name, value in protocol.items()))
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return "not finite"
     for limit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{suffix}"

@@ -13,6 +13,7 @@ from gancomp.checkpoints import load_generator
 from gancomp.data import DataConfig, train_batches
 from gancomp.errors import ConfigError
 from gancomp.io import atomic_path, read_json, write_json
+from gancomp.models.base import check_range
 from gancomp.pipeline.evaluate import EvaluateOptions
 from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_finetune
 from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
@@ -53,6 +54,9 @@ class CompressRun(BudgetOptions):
     finetuning: bool = True
     """Fine-tune the chosen configuration; without, its slices of the supernet are exported as they are."""
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+    def __post_init__(self) -> None:
+        check_range("compress", "minutes", self.minutes, 0.0, 1e6)
 
 
 # Shares of the training time, measured in steps that cost different times: the teacher bounds what the student can learn.

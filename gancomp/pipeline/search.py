@@ -15,7 +15,7 @@ from gancomp.metrics import HIGHER_IS_BETTER
 from gancomp.models.channels import Config
 from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
 from gancomp.pipeline.settings import plain, provenance
-from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, profile_module, search
+from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, check_reachable, profile_module, search
 from gancomp.train import StageFolder
 
 
@@ -75,6 +75,7 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
     limits = run.parse_budget().resolve(teacher_profile)
     cost = CostModel(supernet, shape, measure_latency=limits.latency_ms > 0)
+    check_reachable(supernet.space, cost, limits)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective
     supernet.to(evaluator.device)

@@ -1,226 +1,178 @@
-"""The command line: settings files, flags, one-line errors, exit codes."""
+"""The command line as a whole: verbs, help, exit statuses, signals, pipes."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 
 import pytest
-import yaml
-from PIL import Image
+import torch
 
-from gancomp.cli import VERBS, main
-from gancomp.cli.parse import parse
-from gancomp.errors import ConfigError
-from gancomp.pipeline.compress import CompressRun
-from gancomp.pipeline.train import TrainRun
+from gancomp import ResnetConfig, ResnetGenerator, __version__, load_generator
+from gancomp.cli import VERBS
+from gancomp.pipeline import profile
 
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        status = main(list(arguments))
-    except SystemExit as exit_:
-        status = int(exit_.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+from .conftest import TINY
 
 
-def test_profile_json_is_exact(capsys) -> None:
-    status, out, _ = run(capsys, "profile", "--arch", "resnet", "--config-str", "16_16_32_16_32_32_16_16", "--json")
-    assert status == 0
-    assert json.loads(out) == {"params": 356867, "macs": 1845755904, "macs_published": 2525233152}
-
-
-def test_profile_of_a_file_and_layers(capsys, tmp_path: Path) -> None:
-    from gancomp.models import ResnetConfig, ResnetGenerator
-
-    ResnetGenerator(ResnetConfig.uniform(4, 1)).save(tmp_path / "g.safetensors")
-    status, out, _ = run(capsys, "profile", "--model", str(tmp_path / "g.safetensors"), "--size", "32", "--layers")
-    assert status == 0
-    assert "model.10.conv_block.6" in out
-    assert "MACs published" in out
+def shell(command: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, **options)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb(verb: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gancomp", verb, "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"usage: gancomp {verb}" in done.stdout
+def test_help_of_every_verb(run, verb: str, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, err = run(verb, "--help")
+    assert status == 0
+    assert f"usage: gancomp {verb}" in out
+    assert "MISSING" not in out
+    assert err == ""
 
 
-def test_no_arguments_shows_the_verbs(capsys) -> None:
-    status, out, _ = run(capsys)
-    assert status == 2
-    assert all(verb in out for verb in VERBS)
+def test_no_arguments_shows_the_verbs(run) -> None:
+    for arguments, expected in (((), 2), (("--help",), 0), (("-h",), 0), (("help",), 0)):
+        status, out, _ = run(*arguments)
+        assert status == expected
+        assert all(f"\n  {verb} " in out for verb in [*VERBS, "info"])
 
 
-def test_info_names_the_kernels(capsys) -> None:
-    status, out, _ = run(capsys, "info")
+def test_version(run) -> None:
+    assert run("--version") == run("version") == (0, f"gancomp {__version__}\n", "")
+
+
+def test_info_names_the_kernels(run) -> None:
+    status, out, _ = run("info")
     assert status == 0
     assert "kernels:" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["compres"], "unknown verb 'compres'"),
-        (["profile", "--config-str", "16_16"], "config_str='16_16': has 2 numbers, a generator of 9 blocks takes 8 or 6"),
-        (["profile", "--config-str", "16_x_16"], "config_str='16_x_16': expected positive integers"),
-        (["profile", "--model", "none.pth"], "none.pth: no such file"),
-        (["profile", "--size", "30"], "size=30: this generator needs a multiple of 4"),
-        (["train", "--out", "x", "--dataroot", "missing/folder"], "data.root='missing/folder': no such folder"),
-        (["train", "--out", "x", "--train.lr", "0"], "lr=0.0: expected a number between"),
-        (["train", "--out", "x", "--crop-size", "30"], "data.crop_size=30: expected a multiple of 4"),
-        (["train", "--out", "x", "--train.device", "tpu"], "device='tpu'"),
-        (["train", "--config", "missing.yaml"], "config='missing.yaml': no such file"),
-        (["export", "--model", "none.safetensors", "--out", "x.pth"], "out='x.pth': expected a file name ending in .safetensors"),
-        (["evaluate", "--model", "none.safetensors"], "none.safetensors: no such file"),
-    ],
-)
-def test_wrong_input_is_one_line(capsys, tmp_path: Path, monkeypatch, arguments: list[str], message: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    status, out, err = run(capsys, *arguments)
-    assert status == 2
-    assert err.startswith("gancomp: error: ")
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
-    assert out == ""
-    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+@pytest.mark.slow
+def test_the_module_and_the_script_are_the_same_program() -> None:
+    arguments = ["profile", "--config-str", "16_16_32_16_32_32_16_16", "--json"]
+    script = Path(sys.executable).parent / "gancomp"
+    if not script.exists():
+        pytest.skip("gancomp is not installed beside this Python")
+    by_module, by_script = (
+        subprocess.run([*program, *arguments], capture_output=True, text=True, check=True).stdout
+        for program in ([sys.executable, "-m", "gancomp"], [str(script)])
+    )
+    assert by_module == by_script
+    assert json.loads(by_module) == {"params": 356867, "macs": 1845755904, "macs_published": 2525233152}
 
 
-def test_unknown_flag(capsys) -> None:
-    status, _, err = run(capsys, "train", "--out", "x", "--train.lrr", "1")
-    assert status == 2
-    assert "--train.lr" in err
+# profile, export and evaluate
 
 
-def test_flags_override_the_file_and_aliases_work(tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text("out: a\ndata: {root: x, direction: BtoA}\ntrain: {steps: 7, lr: 1e-3}\n")
-    settings, show = parse(TrainRun, "train", ["--config", str(file), "--train.steps", "9", "--ngf=12", "--dataroot", "y"])
-    assert not show
-    assert (settings.out, settings.train.steps, settings.train.lr, settings.model.ngf) == ("a", 9, 1e-3, 12)
-    assert (settings.data.root, settings.data.direction) == ("y", "BtoA")
-
-
-def test_a_groups_own_defaults_survive_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text("out: a\nsupernet: {steps: 3}\n")
-    settings, _ = parse(CompressRun, "compress", ["--config", str(file)])
-    assert settings.supernet.sampling == "sandwich"
-    assert settings.supernet.steps == 3
-    assert settings.finetune.steps == 5000
-
-
-def test_printed_settings_read_back_equal(capsys, tmp_path: Path) -> None:
-    status, out, _ = run(capsys, "compress", "--out", "a", "--macs", "2.5e9", "--space", "8,4", "--print-config")
+def test_profile_json_is_exact(run) -> None:
+    status, out, _ = run("profile", "--arch", "resnet", "--config-str", "16_16_32_16_32_32_16_16", "--json")
     assert status == 0
-    file = tmp_path / "run.yaml"
-    file.write_text(out)
-    assert yaml.safe_load(out)["verb"] == "compress"
-    again, _ = parse(CompressRun, "compress", ["--config", str(file)])
-    assert again == parse(CompressRun, "compress", ["--out", "a", "--macs", "2.5e9", "--space", "8,4"])[0]
+    assert json.loads(out) == {"params": 356867, "macs": 1845755904, "macs_published": 2525233152}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("outt: a\n", "unknown setting outt; did you mean out?"),
-        ("out: a\ntrain: {stepss: 1}\n", "unknown setting train.stepss; did you mean train.steps?"),
-        ("out: a\ntrain: {steps: many}\n", "train.steps='many': expected int"),
-        ("out: a\ntrain: {gan_mode: wgan}\n", "train.gan_mode='wgan': expected one of hinge, lsgan, vanilla"),
-        ("out: a\ntrain: 3\n", "train=3: expected settings of its own"),
-        ("out: a\ndata: {flip: 3}\n", "data.flip=3: expected bool"),
-        ("- a\n", "expected settings as"),
-        ("a: [\n", "not YAML"),
-        ("verb: supernet\n", "is a run file of `gancomp supernet`"),
-    ],
-)
-def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        parse(TrainRun, "train", ["--config", str(file)])
-    assert message in str(caught.value)
+def test_profile_for_people(run) -> None:
+    _, out, _ = run("profile", "--config-str", "16_16_32_16_32_32_16_16")
+    assert out.splitlines() == [
+        "parameters      356,867",
+        "MACs            1,845,755,904 (1.85 G)",
+        "MACs published  2,525,233,152 (2.53 G), transposed convolutions as the papers count them",
+    ]
 
 
-def test_optional_and_text_values(tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Inner:
-        size: int = 1
-
-    @dataclass(frozen=True)
-    class Settings:
-        name: str
-        maybe: bool | None = None
-        inner: Inner = field(default_factory=Inner)
-
-    globals().update(Inner=Inner)
-    file = tmp_path / "s.yaml"
-    file.write_text("name: 12\nmaybe: true\ninner: {size: 2.0}\n")
-    assert parse(Settings, "x", ["--config", str(file)])[0] == Settings("12", True, Inner(2))
+def test_profile_of_a_file_and_layers(run, tmp_path: Path) -> None:
+    ResnetGenerator(ResnetConfig.uniform(4, 1)).save(tmp_path / "g.safetensors")
+    status, out, _ = run("profile", "--model", tmp_path / "g.safetensors", "--size", "32", "--layers")
+    assert status == 0
+    assert "model.10.conv_block.6" in out
+    assert "MACs published" in out
+    _, out, _ = run("profile", "--model", tmp_path / "g.safetensors", "--size", "32", "--layers", "--json")
+    values = json.loads(out)
+    assert sum(layer["params"] for layer in values["layers"]) == values["params"]
+    assert sum(layer["macs"] for layer in values["layers"]) == values["macs"]
 
 
-def test_corrupt_image_is_named(capsys, tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "train"
-    folder.mkdir(parents=True)
-    for number in range(12):
-        Image.new("RGB", (64, 32)).save(folder / f"{number}.png")
-    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:40])
-    status, _, err = run(
-        capsys, "train", "--out", str(tmp_path / "run"), "--dataroot", str(tmp_path / "data"), "--load-size", "32", "--crop-size", "32",
-        "--model.ngf", "4", "--model.n-blocks", "1", "--train.ndf", "4", "--train.batch-size", "10", "--train.d-layers", "1",
-        "--train.steps", "4",
-    )  # fmt: skip
-    assert status == 2
-    assert "5.png: cannot be read as an image" in err
-    assert "Traceback" not in err
-
-
-def test_export_of_a_foreign_file(capsys, tmp_path: Path) -> None:
-    import torch
-
-    from gancomp import load_generator
-    from gancomp.models import ResnetConfig, ResnetGenerator
-
+def test_export_of_a_foreign_file(run, tmp_path: Path) -> None:
     generator = ResnetGenerator(ResnetConfig.uniform(4, 2)).eval()
     torch.save({f"module.{k}": v for k, v in generator.state_dict().items()}, tmp_path / "latest_net_G.pth")
-    status, out, _ = run(capsys, "export", "--model", str(tmp_path / "latest_net_G.pth"), "--out", str(tmp_path / "g.safetensors"))
+    exported = tmp_path / "g.safetensors"
+    status, out, _ = run("export", "--model", tmp_path / "latest_net_G.pth", "--out", exported)
     assert status == 0
-    assert out.strip() == str(tmp_path / "g.safetensors")
+    assert out.strip() == str(exported)
     x = torch.rand(1, 3, 16, 16)
-    assert torch.equal(load_generator(tmp_path / "g.safetensors")(x), generator(x))
+    assert torch.equal(load_generator(exported)(x), generator(x))
 
 
-def test_evaluate_json(capsys, tmp_path: Path) -> None:
-    from gancomp.models import ResnetConfig, ResnetGenerator
-
+def test_evaluate(run, tmp_path: Path) -> None:
     ResnetGenerator(ResnetConfig.uniform(4, 1)).save(tmp_path / "g.safetensors")
-    status, out, _ = run(
-        capsys, "evaluate", "--model", str(tmp_path / "g.safetensors"), "--load-size", "32", "--crop-size", "32",
-        "--data.synthetic-test", "3", "--json", "--out", str(tmp_path / "scores.json"),
-    )  # fmt: skip
+    command = ["evaluate", "--model", tmp_path / "g.safetensors", *TINY]
+    status, out, _ = run(*command, "--json", "--out", tmp_path / "scores.json")
     assert status == 0
     result = json.loads(out)
     assert result["scores"].keys() == {"l1", "psnr", "ssim", "fd_random"}
     assert result["protocol"]["images"] == 3
     assert json.loads((tmp_path / "scores.json").read_text()) == result
+    _, out, _ = run(*command)
+    lines = out.splitlines()
+    for line, (name, value) in zip(lines, result["scores"].items(), strict=False):
+        assert line.split() == [name, f"{value:.4f}"]
+    assert "split test, images 3, size 32" in lines[-1]
 
 
+# How it ends
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """``head`` closes the pipe: no complaint, whether it goes before the output or amid it."""
+    for reader in ("head -1", "true"):
+        done = shell(f"{sys.executable} -m gancomp profile --layers | {reader}; echo ${{PIPESTATUS[1]}}")
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more lines"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_is_one_line(run, monkeypatch, error: Exception) -> None:
+    monkeypatch.setattr(profile, "run_profile", lambda settings: (_ for _ in ()).throw(error))
+    assert run("profile") == (1, "", "gancomp: error: out of memory; use a smaller batch_size, crop_size or ngf\n")
+
+
+def test_errors_of_the_system_are_one_line(run, monkeypatch) -> None:
+    for error, text in (
+        (OSError(28, "No space left on device", "runs/state.pt"), "No space left on device: runs/state.pt"),
+        (PermissionError(13, "Permission denied", "out"), "Permission denied: out"),
+        (OSError("strange"), "strange"),
+    ):
+        monkeypatch.setattr(profile, "run_profile", lambda settings, error=error: (_ for _ in ()).throw(error))
+        assert run("profile") == (1, "", f"gancomp: error: {text}\n")
+
+
+def test_a_mistake_of_the_program_is_not_hidden(run, monkeypatch) -> None:
+    monkeypatch.setattr(profile, "run_profile", lambda settings: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        run("profile")
+
+
+def test_an_interrupt_outside_of_training(run, monkeypatch) -> None:
+    monkeypatch.setattr(profile, "run_profile", lambda settings: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("profile") == (130, "", "gancomp: interrupted\n")
+
+
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_the_run_goes_on(tmp_path: Path) -> None:
-    import signal
-    import time
-
     command = [
-        sys.executable, "-m", "gancomp", "train", "--out", str(tmp_path / "run"), "--load-size", "32", "--crop-size", "32",
-        "--data.synthetic-train", "8", "--data.synthetic-test", "2", "--model.ngf", "4", "--model.n-blocks", "1",
-        "--train.ndf", "4", "--train.d-layers", "1", "--train.batch-size", "1", "--train.log-every", "1", "--train.steps", "100000",
+        sys.executable, "-m", "gancomp", "train", "--out", str(tmp_path / "run"), *TINY, "--model.ngf", "4",
+        "--model.n-blocks", "1", "--train.ndf", "4", "--train.d-layers", "1", "--train.batch-size", "1",
+        "--train.log-every", "1", "--train.steps", "100000",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
@@ -233,3 +185,15 @@ def test_ctrl_c_exits_130_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
     assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_importing_the_command_line_is_light() -> None:
+    """No plotting, no TensorBoard, no Triton and no CUDA before a verb needs them."""
+    code = (
+        "import sys, gancomp.cli, torch\n"
+        "print([m for m in ('matplotlib', 'tensorboard', 'triton', 'tyro', 'scipy') if m in sys.modules], "
+        "torch.cuda.is_initialized())"
+    )
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[] False"
