@@ -20,6 +20,8 @@ void image_gather(const ImageGatherParams& p);
 void blocked_gather(const BlockedGatherParams& p);
 void blocked_conv(const BlockedConvParams& p);
 void blocked_depthwise(const BlockedDepthwiseParams& p);
+void winograd_input(const WinogradInputParams& p);
+void winograd_output(const WinogradOutputParams& p);
 void blocked_head(const BlockedHeadParams& p);
 void blocked_emit(const BlockedEmitParams& p);
 void merge_sums(const MergeSumsParams& p);

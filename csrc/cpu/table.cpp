@@ -17,6 +17,8 @@ const CpuKernels kernels_table = {
     blocked_gather,
     blocked_conv,
     blocked_depthwise,
+    winograd_input,
+    winograd_output,
     blocked_head,
     blocked_emit,
     merge_sums,

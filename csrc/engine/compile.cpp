@@ -149,6 +149,32 @@ std::vector<Phase> pack_transposed(const Node& node, const std::vector<int>& pla
   return phases;
 }
 
+// Winograd's right factors G g G^T of every pair of channels, as 36 packed 1x1 convolutions.
+Floats pack_winograd(const Node& node, const std::vector<int>& places) {
+  constexpr int kSide = kWinogradTile + 2;
+  constexpr double kG[kSide][3] = {{0.25, 0, 0},
+                                   {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+                                   {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+                                   {1.0 / 24, 1.0 / 12, 1.0 / 6},
+                                   {1.0 / 24, -1.0 / 12, 1.0 / 6},
+                                   {0, 0, 1}};
+  Floats packed;
+  for (int product = 0; product < kWinogradProducts; ++product) {
+    const double *rows = kG[product / kSide], *columns = kG[product % kSide];
+    const Floats one = pack(places, node.out_channels, {{0, 0}}, [&](int o, int i, Tap) {
+      const float* g = node.weight.data() + (static_cast<size_t>(o) * node.in_channels + i) * 9;
+      double sum = 0;
+      for (int r = 0; r < 3; ++r) {
+        for (int c = 0; c < 3; ++c) sum += rows[r] * columns[c] * g[3 * r + c];
+      }
+      return static_cast<float>(sum);
+    });
+    if (packed.empty()) packed = Floats(one.size() * kWinogradProducts);
+    std::memcpy(packed.data() + product * one.size(), one.data(), one.size() * sizeof(float));
+  }
+  return packed;
+}
+
 Floats pack_depthwise(const Node& node) {
   const int taps = node.kernel * node.kernel;
   Floats packed(static_cast<size_t>(round_up(node.out_channels)) * taps);
@@ -227,6 +253,10 @@ class Compiler {
       step.output = -1;
       step.tanh = node.activation == Activation::tanh;
       step.name = "head " + size + " " + channels;
+    } else if (winograd(node)) {
+      add_winograd(node, std::move(step), channels);
+      if (last) add_emit(index, node);
+      return;
     } else {
       step.kind = folds(node) ? Step::Kind::pointwise : Step::Kind::conv;
       const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
@@ -236,6 +266,36 @@ class Compiler {
     const bool emits = last && step.output >= 0;
     program_.steps.push_back(std::move(step));
     if (emits) add_emit(index, node);
+  }
+
+  // With fewer channels the transforms cost more than the products save.
+  static bool winograd(const Node& node) {
+    constexpr int kFewest = 32;
+    return node.kind == Node::Kind::conv && node.kernel == 3 && node.stride == 1 && node.padding == 1 &&
+           node.inputs.size() == 1 && node.inputs[0] >= 0 && std::min(node.in_channels, node.out_channels) >= kFewest;
+  }
+
+  void add_winograd(const Node& node, Step step, const std::string& channels) {
+    Step multiply;
+    multiply.kind = Step::Kind::winograd_multiply;
+    multiply.inputs.clear();
+    multiply.output = step.output;
+    multiply.in_channels = node.in_channels, multiply.out_channels = node.out_channels;
+    multiply.weight = pack_winograd(node, channel_places(program_, node));
+    multiply.name = "winograd 3x3 " + channels;
+    Step output;
+    output.kind = Step::Kind::winograd_output;
+    output.inputs.clear();
+    output.output = step.output;
+    output.in_channels = output.out_channels = node.out_channels;
+    output.bias = std::move(step.bias);
+    output.name = "winograd output " + std::to_string(node.out_channels);
+    step.kind = Step::Kind::winograd_input;
+    step.out_channels = node.in_channels;
+    step.name = "winograd input " + std::to_string(node.in_channels);
+    program_.steps.push_back(std::move(step));
+    program_.steps.push_back(std::move(multiply));
+    program_.steps.push_back(std::move(output));
   }
 
   void add_emit(int index, const Node& node) {
@@ -310,7 +370,7 @@ class Compiler {
       if (!added && (value.residual == Node::kNone || value.uses < 2)) continue;
       for (size_t s = 0; s < program_.steps.size() && value.kept_by < 0; ++s) {
         const Step& step = program_.steps[s];
-        const bool gathers = step.kind != Step::Kind::pointwise && step.kind != Step::Kind::emit && step.inputs.size() == 1;
+        const bool gathers = step.gathers() && step.inputs.size() == 1;
         if (gathers && step.inputs[0] == static_cast<int>(v) && step.input_slope == 1.0f) value.kept_by = static_cast<int>(s);
       }
       if (value.kept_by < 0) unsupported("a sum with a value that no layer reads");

@@ -54,17 +54,20 @@ struct Phase {
 
 struct Step {
   enum class Kind {
-    conv,       // gather rows, convolve
-    pointwise,  // 1x1 of a normalised depthwise output, the norm folded into the weights
-    depthwise,  // gather rows of a block, filter
-    transposed, // gather rows, convolve by phases
-    head,       // gather rows, convolve into the output image
-    emit,       // value to output image
+    conv,               // gather rows, convolve
+    pointwise,          // 1x1 of a normalised depthwise output, the norm folded into the weights
+    depthwise,          // gather rows of a block, filter
+    transposed,         // gather rows, convolve by phases
+    winograd_input,     // 3x3: gather rows of a block, transform,
+    winograd_multiply,  // multiply by the transformed weights,
+    winograd_output,    // transform back; three steps of one convolution
+    head,               // gather rows, convolve into the output image
+    emit,               // value to output image
   };
   Kind kind = Kind::conv;
-  std::vector<int> inputs;  // values; the image is Node::kImage and stands alone
+  std::vector<int> inputs;  // values; the image is Node::kImage and stands alone; none: what the step before prepared
   float input_slope = 1.0f;
-  int output = -1;  // value; -1: the output image
+  int output = -1;  // value (that the last step of a convolution writes); -1: the output image
   int kernel = 1, stride = 1, padding = 0;
   Padding padding_mode = Padding::zero;
   int in_channels = 0, out_channels = 0;
@@ -74,6 +77,14 @@ struct Step {
   std::string name;
 
   int out_blocks() const { return (out_channels + kBlock - 1) / kBlock; }
+  // Whether it reads its inputs through the gather; otherwise rows as they lie, or what another step prepared.
+  bool gathers() const {
+    return kind == Kind::conv || kind == Kind::depthwise || kind == Kind::transposed || kind == Kind::winograd_input ||
+           kind == Kind::head;
+  }
+  bool reads_image() const { return !inputs.empty() && inputs[0] == Node::kImage; }
+  // Whether it gathers and works on one block of channels after the other.
+  bool by_block() const { return kind == Kind::depthwise || kind == Kind::winograd_input; }
 };
 
 struct Program {

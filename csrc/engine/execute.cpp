@@ -50,13 +50,10 @@ void Execution::run_step(int index, int64_t image, int thread) {
     params += 3 * program_.values[value].blocks() * kBlock;
   }
   if (task.step.kind == Step::Kind::pointwise) fold_weights(task.step, task.norms[0], task.scratch);
-  const int rows = task.step.kind == Step::Kind::transposed ? task.plan.in_height
-                   : task.step.output >= 0                  ? task.plan.out_height
-                                                            : plan_.height;
   for (; strip >= 0; strip = team_.take(thread)) {
     task.strip = static_cast<int>(strip);
     task.begin = task.strip * task.plan.strip_rows;
-    task.end = std::min(task.begin + task.plan.strip_rows, rows);
+    task.end = std::min(task.begin + task.plan.strip_rows, task.plan.rows);
     run_strip(task);
   }
 }
@@ -67,6 +64,9 @@ void Execution::run_strip(Task& task) const {
     case Step::Kind::pointwise: return pointwise(task);
     case Step::Kind::depthwise: return depthwise(task);
     case Step::Kind::transposed: return transposed(task);
+    case Step::Kind::winograd_input: return winograd_input(task);
+    case Step::Kind::winograd_multiply: return winograd_multiply(task);
+    case Step::Kind::winograd_output: return winograd_output(task);
     case Step::Kind::head: return head(task);
     case Step::Kind::emit: return emit(task);
   }
@@ -116,6 +116,12 @@ ChannelSums Execution::sums_of(const Task& task) const {
   return sums;
 }
 
+ChannelSums Execution::sums_of(const Task& task, int block) const {
+  ChannelSums sums = sums_of(task);
+  if (sums.pivot != nullptr) sums.pivot += block * kBlock, sums.sum += block * kBlock, sums.squares += block * kBlock;
+  return sums;
+}
+
 // Rows [begin, end) of one input, finished and with borders; block strides and destinations are the caller's.
 BlockedGatherParams Execution::gather_params(const Task& task, int input, int begin, int end) const {
   const int index = task.step.inputs[input];
@@ -135,7 +141,9 @@ BlockedGatherParams Execution::gather_params(const Task& task, int input, int be
     if (value.kept_by == task.index) {
       g.kept = arena_ + p.kept;
       // Every row is kept by one strip: rows between two strips' own belong to the first.
-      const int stride = task.step.kind == Step::Kind::transposed ? 1 : task.step.stride;
+      const int stride = task.step.kind == Step::Kind::transposed       ? 1
+                         : task.step.kind == Step::Kind::winograd_input ? kWinogradTile
+                                                                        : task.step.stride;
       g.kept_begin = task.begin * stride;
       g.kept_end = task.strip + 1 == task.plan.strips ? p.height : task.end * stride;
     }
@@ -153,7 +161,7 @@ void Execution::gather(const Task& task) const {
   const bool phases = step.kind == Step::Kind::transposed;
   const int begin = phases ? task.begin - task.plan.above : task.begin * step.stride - step.padding;
   const int end = begin + gathered_rows(step, task.plan, task.end - task.begin);
-  if (step.inputs[0] == Node::kImage) {
+  if (step.reads_image()) {
     ImageGatherParams g;
     const int64_t pixels = static_cast<int64_t>(plan_.height) * plan_.width * program_.in_channels * task.image;
     g.planes = images_.x_planes == nullptr ? nullptr : images_.x_planes + pixels;
@@ -186,7 +194,7 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
   c.x_block = task.plan.gather_block, c.x_row = task.plan.gather_row;
   c.stride = task.step.stride;
   c.in_channels = task.step.in_channels;
-  if (task.step.inputs[0] >= 0) {
+  if (!task.step.reads_image()) {
     // Weights of inputs that end within a block are laid out for whole ones.
     c.in_channels = 0;
     for (size_t i = 0; i + 1 < task.step.inputs.size(); ++i) c.in_channels += program_.values[task.step.inputs[i]].blocks() * kBlock;
@@ -206,7 +214,7 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
 void Execution::conv(const Task& task) const {
   gather(task);
   BlockedConvParams c = conv_params(task);
-  if (task.step.inputs[0] == Node::kImage && program_.image_pixel != kBlock) {
+  if (task.step.reads_image() && program_.image_pixel != kBlock) {
     c.x_pixel = program_.image_pixel;
     c.x_block = kBlock;
     c.in_channels *= c.taps_w;
@@ -246,17 +254,27 @@ void Execution::transposed(const Task& task) const {
   }
 }
 
-void Execution::depthwise(const Task& task) const {
-  const Step& step = task.step;
-  const ValuePlan& out = plan_.values[step.output];
-  const ChannelSums sums = sums_of(task);
-  BlockedGatherParams g = gather_params(task, 0, task.begin - step.padding, task.end + step.padding);
-  const int64_t block_floats = static_cast<int64_t>(g.x_block);
+// Calls use(block) with the block's rows [begin, end) in the scratch, one block after the other.
+template <typename Use>
+void Execution::gather_by_block(const Task& task, int begin, int end, const Use& use) const {
+  BlockedGatherParams g = gather_params(task, 0, begin, end);
   const int blocks = g.blocks;
   g.blocks = 1;
   g.y = task.scratch;
   for (int block = 0; block < blocks; ++block) {
     kernels_.blocked_gather(g);
+    use(block);
+    g.x += g.x_block;
+    if (g.residual != nullptr) g.residual += g.x_block;
+    if (g.kept != nullptr) g.kept += g.x_block;
+    if (g.mean != nullptr) g.mean += kBlock, g.scale += kBlock, g.shift += kBlock;
+  }
+}
+
+void Execution::depthwise(const Task& task) const {
+  const Step& step = task.step;
+  const ValuePlan& out = plan_.values[step.output];
+  gather_by_block(task, task.begin - step.padding, task.end + step.padding, [&](int block) {
     BlockedDepthwiseParams d;
     d.x = task.scratch;
     d.x_row = task.plan.gather_row;
@@ -265,14 +283,57 @@ void Execution::depthwise(const Task& task) const {
     d.y = arena_ + out.data + block * out.block_stride() + task.begin * out.row_stride();
     d.y_row = out.row_stride();
     d.rows = task.end - task.begin, d.width = task.plan.out_width;
-    if (sums.pivot != nullptr) {
-      d.sums = ChannelSums{sums.pivot + block * kBlock, sums.sum + block * kBlock, sums.squares + block * kBlock};
-    }
+    d.sums = sums_of(task, block);
     kernels_.blocked_depthwise(d);
-    g.x += block_floats;
-    if (g.residual != nullptr) g.residual += block_floats;
-    if (g.kept != nullptr) g.kept += block_floats;
-    if (g.mean != nullptr) g.mean += kBlock, g.scale += kBlock, g.shift += kBlock;
+  });
+}
+
+void Execution::winograd_input(const Task& task) const {
+  const StepPlan& multiply = plan_.steps[task.index + 1];
+  const int begin = task.begin * kWinogradTile - task.step.padding;
+  gather_by_block(task, begin, begin + gathered_rows(task.step, task.plan, task.end - task.begin), [&](int block) {
+    WinogradInputParams w;
+    w.x = task.scratch;
+    w.x_row = task.plan.gather_row;
+    w.tile_rows = task.end - task.begin, w.tile_columns = task.plan.tile_columns;
+    w.y_product = multiply.factor_stride;
+    w.y = arena_ + multiply.factors + block * task.plan.tile_floats() + task.begin * task.plan.tile_columns * kBlock;
+    kernels_.winograd_input(w);
+  });
+}
+
+void Execution::winograd_multiply(const Task& task) const {
+  const int64_t tiles = task.plan.tile_floats();
+  for (int product = task.begin; product < task.end; ++product) {
+    BlockedConvParams c;
+    c.x = arena_ + task.plan.factors + product * task.plan.factor_stride;
+    c.x_block = tiles;
+    c.in_channels = task.step.in_channels;
+    c.weight = task.step.weight.data() + task.step.weight.size() / kWinogradProducts * product;
+    c.out_blocks = task.step.out_blocks();
+    c.y = arena_ + task.plan.products + product * task.plan.product_stride;
+    c.y_block = tiles;
+    c.rows = 1, c.width = static_cast<int>(tiles / kBlock);
+    kernels_.blocked_conv(c);
+  }
+}
+
+void Execution::winograd_output(const Task& task) const {
+  const Step& step = task.step;
+  const StepPlan& multiply = plan_.steps[task.index - 1];
+  const ValuePlan& out = plan_.values[step.output];
+  const int row = task.begin * kWinogradTile;
+  for (int block = 0; block < step.out_blocks(); ++block) {
+    WinogradOutputParams w;
+    w.x = arena_ + multiply.products + block * task.plan.tile_floats() + task.begin * task.plan.tile_columns * kBlock;
+    w.x_product = multiply.product_stride;
+    w.tile_columns = task.plan.tile_columns;
+    w.bias = step.bias.empty() ? nullptr : step.bias.data() + block * kBlock;
+    w.y = arena_ + out.data + block * out.block_stride() + row * out.row_stride();
+    w.y_row = out.row_stride();
+    w.rows = std::min(task.end * kWinogradTile, out.height) - row, w.width = out.width;
+    w.sums = sums_of(task, block);
+    kernels_.winograd_output(w);
   }
 }
 

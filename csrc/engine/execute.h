@@ -39,7 +39,7 @@ class Execution {
     int64_t image;
     Norm norms[kMaxInputs];  // of the step's inputs
     float* scratch;
-    int begin = 0, end = 0, strip = 0;  // output rows of a strip
+    int begin = 0, end = 0, strip = 0;  // rows of a strip, as StepPlan::rows counts them
   };
 
   void work(int thread);
@@ -51,12 +51,18 @@ class Execution {
   void conv(const Task& task) const;
   void transposed(const Task& task) const;
   void depthwise(const Task& task) const;
+  void winograd_input(const Task& task) const;
+  void winograd_multiply(const Task& task) const;
+  void winograd_output(const Task& task) const;
   void pointwise(const Task& task) const;
   void head(const Task& task) const;
   void emit(const Task& task) const;
   BlockedGatherParams gather_params(const Task& task, int input, int begin, int end) const;
+  template <typename Use>
+  void gather_by_block(const Task& task, int begin, int end, const Use& use) const;
   BlockedConvParams conv_params(const Task& task) const;
   ChannelSums sums_of(const Task& task) const;
+  ChannelSums sums_of(const Task& task, int block) const;
 
   const CpuKernels& kernels_;
   const Program& program_;

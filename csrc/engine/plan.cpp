@@ -109,6 +109,27 @@ class Planner {
  private:
   void add_shape(const Step& step) {
     StepPlan p;
+    if (step.inputs.empty()) {
+      // A later step of one convolution.
+      const StepPlan& before = plan_.steps.back();
+      p.in_height = before.in_height, p.in_width = before.in_width;
+      p.out_height = before.out_height, p.out_width = before.out_width;
+    } else {
+      set_sizes(step, p);
+    }
+    if (step.output >= 0) {
+      plan_.values[step.output].height = p.out_height;
+      plan_.values[step.output].width = p.out_width;
+    } else if (p.out_height != plan_.padded_height || p.out_width != plan_.padded_width) {
+      throw EngineError(EngineError::Code::unsupported, "the network's output has another size than its input");
+    }
+    p.tile_rows = (p.out_height + kWinogradTile - 1) / kWinogradTile;
+    p.tile_columns = (p.out_width + kWinogradTile - 1) / kWinogradTile;
+    count(step, p);
+    plan_.steps.push_back(std::move(p));
+  }
+
+  void set_sizes(const Step& step, StepPlan& p) const {
     const int input = step.inputs[0];
     p.in_height = input >= 0 ? plan_.values[input].height : plan_.padded_height;
     p.in_width = input >= 0 ? plan_.values[input].width : plan_.padded_width;
@@ -127,25 +148,38 @@ class Planner {
                         "an image of " + std::to_string(plan_.height) + "x" + std::to_string(plan_.width) + " is too small for " +
                             step.name);
     }
-    if (step.output >= 0) {
-      plan_.values[step.output].height = p.out_height;
-      plan_.values[step.output].width = p.out_width;
-    } else if (p.out_height != plan_.padded_height || p.out_width != plan_.padded_width) {
-      throw EngineError(EngineError::Code::unsupported, "the network's output has another size than its input");
+  }
+
+  // Multiply-accumulates and the bytes of activations and weights, read and written once each.
+  static void count(const Step& step, StepPlan& p) {
+    const int64_t pairs = static_cast<int64_t>(step.in_channels) * step.out_channels;
+    const int64_t in_size = static_cast<int64_t>(p.in_height) * p.in_width * step.in_channels;
+    const int64_t out_size = static_cast<int64_t>(p.out_height) * p.out_width * step.out_channels;
+    const int64_t tiles = static_cast<int64_t>(p.tile_rows) * p.tile_columns * kWinogradProducts;
+    const int64_t taps = static_cast<int64_t>(step.kernel) * step.kernel;
+    int64_t weights = pairs * taps, read = in_size, written = out_size;
+    switch (step.kind) {
+      case Step::Kind::emit: weights = 0; break;
+      case Step::Kind::winograd_input: weights = 0, written = tiles * step.in_channels; break;
+      case Step::Kind::winograd_output: weights = 0, read = tiles * step.out_channels; break;
+      case Step::Kind::winograd_multiply:
+        weights = pairs * kWinogradProducts;
+        read = tiles * step.in_channels, written = tiles * step.out_channels;
+        p.macs = tiles * pairs;
+        p.network_macs = static_cast<int64_t>(p.out_height) * p.out_width * pairs * 9;
+        break;
+      case Step::Kind::depthwise:
+        weights = step.out_channels * taps;
+        p.macs = p.network_macs = out_size * taps;
+        break;
+      case Step::Kind::transposed: p.macs = p.network_macs = in_size * step.out_channels * taps; break;
+      default: p.macs = p.network_macs = out_size * step.in_channels * taps;
     }
-    const int64_t positions = static_cast<int64_t>(step.kind == Step::Kind::transposed ? p.in_height : p.out_height) *
-                              (step.kind == Step::Kind::transposed ? p.in_width : p.out_width);
-    const int64_t pairs = step.kind == Step::Kind::depthwise ? step.out_channels
-                          : step.kind == Step::Kind::emit    ? 0
-                                                             : static_cast<int64_t>(step.in_channels) * step.out_channels;
-    p.macs = positions * pairs * step.kernel * step.kernel;
-    p.bytes = 4 * (static_cast<int64_t>(p.in_height) * p.in_width * step.in_channels +
-                   static_cast<int64_t>(p.out_height) * p.out_width * step.out_channels + pairs * step.kernel * step.kernel);
-    plan_.steps.push_back(std::move(p));
+    p.bytes = 4 * (weights + read + written);
   }
 
   int in_blocks(const Step& step) const {
-    if (step.inputs[0] == Node::kImage) return (step.in_channels + kBlock - 1) / kBlock;
+    if (step.inputs.empty() || step.reads_image()) return static_cast<int>(round_up(step.in_channels, kBlock) / kBlock);
     int blocks = 0;
     for (int input : step.inputs) blocks += program_.values[input].blocks();
     return blocks;
@@ -153,48 +187,69 @@ class Planner {
 
   void add_strips(const Step& step) {
     StepPlan& p = plan_.steps.back();
-    const bool image = step.inputs[0] == Node::kImage;
-    const int pixel = image ? program_.image_pixel : kBlock;
-    // What is cut off is not computed.
-    int rows = step.output >= 0 ? p.out_height : plan_.height;
-    p.above = p.left = step.padding, p.below = p.right = step.padding;
-    if (step.kind == Step::Kind::transposed) {
-      rows = p.in_height;
-      p.above = p.left = p.below = p.right = 0;
-      for (const Phase& phase : step.phases) {
-        p.above = std::max(p.above, -phase.first_row);
-        p.below = std::max(p.below, phase.first_row + phase.taps_h - 1);
-        p.left = std::max(p.left, -phase.first_column);
-        p.right = std::max(p.right, phase.first_column + phase.taps_w - 1);
-      }
-    }
+    const int pixel = step.reads_image() ? program_.image_pixel : kBlock;
+    set_borders(step, p);
     p.gather_row = static_cast<int64_t>(p.left + p.in_width + p.right) * pixel;
-    // Depthwise steps gather one block at a time; pointwise ones and the emitter read rows where they lie.
-    const bool gathers = step.kind != Step::Kind::pointwise && step.kind != Step::Kind::emit;
-    const int blocks = step.kind == Step::Kind::depthwise ? 1 : in_blocks(step);
+    const int blocks = step.by_block() ? 1 : in_blocks(step);
     const int64_t row_floats = std::max<int64_t>(p.gather_row * blocks, 1);
-    int strip = std::min(kMaxStripRows, std::max(1, (rows + kMinStrips - 1) / kMinStrips));
+    int strip = std::min(kMaxStripRows, std::max(1, (p.rows + kMinStrips - 1) / kMinStrips));
+    if (step.kind == Step::Kind::winograd_multiply) strip = 1;
     while (strip > 1 && gathered_rows(step, p, strip) * row_floats > kScratchFloats) --strip;
-    p.strips = (rows + strip - 1) / strip;
-    p.strip_rows = (rows + p.strips - 1) / p.strips;
-    p.strips = (rows + p.strip_rows - 1) / p.strip_rows;
+    p.strips = (p.rows + strip - 1) / strip;
+    p.strip_rows = (p.rows + p.strips - 1) / p.strips;
+    p.strips = (p.rows + p.strip_rows - 1) / p.strip_rows;
     p.gather_block = p.gather_row * gathered_rows(step, p, p.strip_rows);
-    if (image) {
+    if (step.reads_image()) {
       p.image_rows = lookup(plan_.height, plan_.padded_height, p.above, p.below, step.padding_mode);
       p.image_columns = lookup(plan_.width, plan_.padded_width, p.left, p.right, step.padding_mode);
     }
-    plan_.params = std::max<int64_t>(plan_.params, 3 * kBlock * (image ? 0 : in_blocks(step)));
-    int64_t scratch = gathers ? p.gather_block * blocks : 0;
+    plan_.params = std::max<int64_t>(plan_.params, 3 * kBlock * (step.reads_image() ? 0 : in_blocks(step)));
+    int64_t scratch = step.gathers() ? p.gather_block * blocks : 0;
     if (step.kind == Step::Kind::pointwise) scratch = static_cast<int64_t>(step.weight.size());
     if (step.kind == Step::Kind::head) scratch += kMaxHeadChannels * (static_cast<int64_t>(plan_.width) + 64);
     plan_.scratch = std::max(plan_.scratch, round_up(scratch, 16));
+    // A product's factors lie an odd number of cache lines from the next one's, lest 36 of them share a cache set.
+    const int64_t tiles = p.tile_floats();
+    p.factor_stride = tiles * round_up(step.in_channels, kBlock) / kBlock + 5 * kBlock;
+    p.product_stride = tiles * step.out_blocks() + 5 * kBlock;
 
-    if (step.output < 0 || !program_.values[step.output].norm) return;
+    const bool partial = step.kind == Step::Kind::winograd_input || step.kind == Step::Kind::winograd_multiply;
+    if (step.output < 0 || partial || !program_.values[step.output].norm) return;
     ValuePlan& value = plan_.values[step.output];
+    const int outputs_per_row = step.kind == Step::Kind::transposed        ? 2
+                                : step.kind == Step::Kind::winograd_output ? kWinogradTile
+                                                                           : 1;
     for (int s = 0; s < p.strips; ++s) {
-      const int64_t own = std::min(p.strip_rows, rows - s * p.strip_rows);
-      const int64_t per_input_row = step.kind == Step::Kind::transposed ? 2 : 1;
-      value.counts.push_back(own * per_input_row * p.out_width);
+      const int begin = s * p.strip_rows * outputs_per_row;
+      const int end = std::min((s + 1) * p.strip_rows * outputs_per_row, p.out_height);
+      value.counts.push_back(static_cast<int64_t>(end - begin) * p.out_width);
+    }
+  }
+
+  // The rows a step splits among threads, and what its gathered rows have around the image's.
+  void set_borders(const Step& step, StepPlan& p) const {
+    // What is cut off the output image is not computed.
+    p.rows = step.output >= 0 ? p.out_height : plan_.height;
+    p.above = p.left = p.below = p.right = step.padding;
+    switch (step.kind) {
+      case Step::Kind::transposed:
+        p.rows = p.in_height;
+        p.above = p.left = p.below = p.right = 0;
+        for (const Phase& phase : step.phases) {
+          p.above = std::max(p.above, -phase.first_row);
+          p.below = std::max(p.below, phase.first_row + phase.taps_h - 1);
+          p.left = std::max(p.left, -phase.first_column);
+          p.right = std::max(p.right, phase.first_column + phase.taps_w - 1);
+        }
+        break;
+      case Step::Kind::winograd_input:
+        p.rows = p.tile_rows;
+        // The last tiles may reach beyond the border; what they make of that is cut off.
+        p.right = p.tile_columns * kWinogradTile + 1 - p.in_width;
+        break;
+      case Step::Kind::winograd_output: p.rows = p.tile_rows; break;
+      case Step::Kind::winograd_multiply: p.rows = kWinogradProducts; break;
+      default: break;
     }
   }
 
@@ -222,6 +277,12 @@ class Planner {
       if (value.kept_by >= 0) arena.add(&p.kept, size, value.kept_by, std::max(used, value.kept_by));
       if (value.norm) arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * 3 * value.blocks() * kBlock, made, last);
     }
+    for (int s = 0; s < count; ++s) {
+      if (program_.steps[s].kind != Step::Kind::winograd_multiply) continue;
+      StepPlan& p = plan_.steps[s];
+      arena.add(&p.factors, p.factor_stride * kWinogradProducts, s - 1, s);
+      arena.add(&p.products, p.product_stride * kWinogradProducts, s, s + 1);
+    }
     plan_.arena = arena.arrange();
     plan_.scratch += round_up(plan_.params, 16);
   }
@@ -234,6 +295,7 @@ class Planner {
 
 int gathered_rows(const Step& step, const StepPlan& p, int strip_rows) {
   if (step.kind == Step::Kind::transposed) return p.above + strip_rows + p.below;
+  if (step.kind == Step::Kind::winograd_input) return strip_rows * kWinogradTile + 2;
   return (strip_rows - 1) * step.stride + step.kernel;
 }
 
@@ -241,7 +303,7 @@ Plan make_plan(const Program& program, int64_t height, int64_t width) { return P
 
 int64_t count_macs(const Program& program, int64_t height, int64_t width) {
   int64_t macs = 0;
-  for (const StepPlan& step : Planner(program, height, width).shapes().steps) macs += step.macs;
+  for (const StepPlan& step : Planner(program, height, width).shapes().steps) macs += step.network_macs;
   return macs;
 }
 

@@ -21,12 +21,20 @@ struct ValuePlan {
 
 struct StepPlan {
   int in_height = 0, in_width = 0, out_height = 0, out_width = 0;
-  int strip_rows = 0, strips = 0;  // of output rows (transposed: of input rows)
+  int rows = 0, strip_rows = 0, strips = 0;  // what is split among threads: output rows (transposed: input rows; winograd: rows
+                                             // of tiles, or products)
   // Gathered rows of one strip: above and below its own, pixels at the sides.
   int above = 0, below = 0, left = 0, right = 0;
   int64_t gather_row = 0, gather_block = 0;  // strides of the scratch
   std::vector<int> image_rows, image_columns;  // steps that read the image: source of every gathered row and column
-  int64_t macs = 0, bytes = 0;
+  int tile_rows = 0, tile_columns = 0;           // winograd
+  int64_t factors = -1, products = -1;           // winograd: [product][block][tile][16] in the arena
+  int64_t factor_stride = 0, product_stride = 0;  // floats between products
+  int64_t macs = 0;          // multiply-accumulates done
+  int64_t network_macs = 0;  // as the network defines them
+  int64_t bytes = 0;
+
+  int64_t tile_floats() const { return static_cast<int64_t>(tile_rows) * tile_columns * kBlock; }
 };
 
 struct Plan {

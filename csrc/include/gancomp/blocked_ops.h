@@ -86,6 +86,31 @@ struct BlockedDepthwiseParams {
   ChannelSums sums;  // of this block
 };
 
+// Winograd's F(4x4, 3x3). Tiles are numbered row by row; products lie as [product][block][tile][16], 36 of them.
+constexpr int kWinogradTile = 4;
+constexpr int kWinogradProducts = 36;
+
+// One block of gathered rows (4 * tile_rows + 2 of them) into the left factors of the products.
+struct WinogradInputParams {
+  const float* x = nullptr;
+  int64_t x_row = 0;
+  int tile_rows = 0, tile_columns = 0;
+  float* y = nullptr;     // of the first tile and the block
+  int64_t y_product = 0;  // floats between products
+};
+
+// Products of one block into output rows.
+struct WinogradOutputParams {
+  const float* x = nullptr;  // of the first tile and the block
+  int64_t x_product = 0;
+  int tile_columns = 0;
+  const float* bias = nullptr;  // [16]; null: zero
+  float* y = nullptr;
+  int64_t y_row = 0;
+  int rows = 0, width = 0;  // outputs; what a tile has beyond is cut off
+  ChannelSums sums;         // of this block
+};
+
 // Convolution into few channels (an image): input channels are the lanes. Weights: [output][input block][tap row][tap column][16].
 struct BlockedHeadParams {
   const float* x = nullptr;

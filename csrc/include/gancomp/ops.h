@@ -62,6 +62,8 @@ struct CpuKernels {
   void (*blocked_gather)(const BlockedGatherParams&);
   void (*blocked_conv)(const BlockedConvParams&);
   void (*blocked_depthwise)(const BlockedDepthwiseParams&);
+  void (*winograd_input)(const WinogradInputParams&);
+  void (*winograd_output)(const WinogradOutputParams&);
   void (*blocked_head)(const BlockedHeadParams&);
   void (*blocked_emit)(const BlockedEmitParams&);
   void (*merge_sums)(const MergeSumsParams&);
