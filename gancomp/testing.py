@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LAYOUTS = ("contiguous", "channels_last", "permuted", "offset", "channel_slice")
+LAYOUTS = ("contiguous", "channels_last", "permuted", "offset", "channel_slice", "crop")
 """Memory layouts of an image tensor that a caller may come with; see :func:`laid_out`."""
 
 _GUARD = 64  # elements of NaN before and after the data; keeps its alignment
@@ -32,7 +32,8 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
     Args:
         values: the tensor to copy; the result does not require a gradient.
         layout: ``contiguous``; ``channels_last``; ``permuted``: dense with rows and columns swapped in memory; ``offset``:
-            contiguous at an address that no vector is aligned to; ``channel_slice``: the middle channels of a wider tensor.
+            contiguous at an address that no vector is aligned to; ``channel_slice``: the middle channels of a wider tensor;
+            ``crop``: the left columns of wider images.
 
     Raises:
         ValueError: unknown layout.
@@ -40,13 +41,13 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}: expected {', '.join(LAYOUTS)}")
     n, c, h, w = values.shape
-    wide = c + 3 if layout == "channel_slice" else c
+    channels, row = c + 3 * (layout == "channel_slice"), w + 2 * (layout == "crop")
     offset = _GUARD + {"offset": 3, "channel_slice": 2 * h * w}.get(layout, 0)
     strides = {
         "channels_last": (c * h * w, 1, c * w, c),
         "permuted": (c * h * w, h * w, 1, h),
-    }.get(layout, (wide * h * w, h * w, w, 1))
-    buffer = torch.full((offset + n * wide * h * w + _GUARD,), float("nan"), dtype=values.dtype, device=values.device)
+    }.get(layout, (channels * h * row, h * row, row, 1))
+    buffer = torch.full((offset + n * channels * h * row + _GUARD,), float("nan"), dtype=values.dtype, device=values.device)
     return buffer.as_strided(values.shape, strides, offset).copy_(values.detach())
 
 

@@ -30,6 +30,7 @@ def test_layouts_hold_the_same_values_at_other_addresses():
     assert made["channels_last"].is_contiguous(memory_format=torch.channels_last)
     assert made["permuted"].transpose(2, 3).is_contiguous()
     assert made["channel_slice"].stride() == (6 * 20, 20, 5, 1)
+    assert made["crop"].stride() == (3 * 28, 28, 7, 1)
     with pytest.raises(ValueError, match="layout='sparse'"):
         laid_out(values, "sparse")
 

@@ -132,11 +132,16 @@ def test_the_result_is_contiguous(backend, layout):
     assert ops.instance_norm_act(x, relu=True, residual=x, backend=backend).is_contiguous()
 
 
-@pytest.mark.parametrize("mean", [30.0, 1000.0, -20000.0])
+@pytest.mark.parametrize("mean", [30.0, 1000.0, -3e6])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 2, 64, 67)])
-def test_a_large_mean_does_not_cancel(isa, shape, mean):
-    grad, tensors = inputs(shape, True, False, True, mean=mean)
-    check(forward_backward(native(False), grad, *tensors), grad, tensors, False)
+def test_the_error_does_not_grow_with_the_mean(isa, shape, mean):
+    # Taking the mean off is exact in float32 and changes neither result nor gradients: PyTorch's error without it is the
+    # measure, which is far below its error with it.
+    grad, (x, *others) = inputs(shape, True, True, True, mean=mean)
+    centred = x - mean
+    assert torch.equal(centred.double() + mean, x.double())
+    actual = forward_backward(native(True), grad, x, *others)
+    check(actual, grad, [centred, *others], True)
 
 
 def test_a_constant_plane_becomes_its_shift(isa):
@@ -255,16 +260,15 @@ def test_a_channel_slice_is_not_copied():
 @pytest.mark.filterwarnings("ignore:gancomp.*autograd kernel was not registered")  # its autograd is the Function outside
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("affine", [False, True])
-def test_opcheck(layout, requires_grad, affine):
-    x, residual = (images(2, 3, 5, 4, layout=layout, seed=seed).requires_grad_(requires_grad) for seed in (1, 2))
-    weight, bias = (torch.randn(5, requires_grad=requires_grad) if affine else None for _ in range(2))
-    args = (x, weight, bias, residual if affine else None, True, EPS)
-    torch.library.opcheck(torch.ops.gancomp.instance_norm_act.default, args)
-    with torch.no_grad():
-        _, mean, rstd = torch.ops.gancomp.instance_norm_act(*args)
-    grad = images(2, 3, 5, 4, layout=layout, seed=3)
-    torch.library.opcheck(torch.ops.gancomp.instance_norm_act_backward.default, (grad, x, weight, bias, mean, rstd, True))
+def test_opcheck(layout, requires_grad):
+    x, residual, grad = (images(2, 3, 5, 4, layout=layout, seed=seed).requires_grad_(requires_grad) for seed in (1, 2, 3))
+    weight, bias = (torch.randn(5, requires_grad=requires_grad) for _ in range(2))
+    plain = layout == "contiguous"
+    for others in [(weight, bias, residual)] + [(None, None, None)] * plain:
+        torch.library.opcheck(torch.ops.gancomp.instance_norm_act.default, (x, *others, True, EPS))
+        _, mean, rstd = torch.ops.gancomp.instance_norm_act(x.detach(), *others, True, EPS)
+        args = (grad, x, *others[:2], mean.detach(), rstd.detach(), True)
+        torch.library.opcheck(torch.ops.gancomp.instance_norm_act_backward.default, args)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
