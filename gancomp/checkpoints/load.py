@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+                # Copied: safetensors gives the file's own memory map, which changes, or ends the process, with the file.
+                return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         return as_state(_torch_load(path)), {}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -59,7 +61,7 @@ def _torch_load(path: Path) -> object:
     except Exception as error:
         # PyTorch answers a damaged file with whatever its parser stumbles over, from IndexError to struct.error.
         text = str(error)
-        if unsafe := re.search(r"GLOBAL (\S+) was not an allowed global", text):
+        if unsafe := re.search(r"GLOBAL (\S+) ", text):
             what = f"objects of {unsafe[1]}"
         elif "TorchScript" in text:
             what = "a TorchScript program"
@@ -143,8 +145,8 @@ def load_network(path: str | os.PathLike[str], *, batch_stats: bool = True) -> N
     except (ConfigError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise CheckpointError(f"{path}: tensors do not fit a {values['arch']} network ({' '.join(lines)})") from None
+        reason = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 200, placeholder=" ...")
+        raise CheckpointError(f"{path}: tensors do not fit a {values['arch']} network ({reason})") from None
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return network.eval()

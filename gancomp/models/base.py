@@ -9,12 +9,33 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
 from gancomp.io import atomic_path
 from gancomp.version import __version__
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a ``.safetensors`` file, whole or not at all; equal contents give equal bytes.
+
+    Args:
+        path: the file.
+        tensors: by name, on any device and in any memory layout.
+        metadata: strings for the header.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(plain, dict(metadata))
+    # A header has its length in front. safetensors puts the metadata into it in an order that changes from call to call.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(data)[end:])
 
 
 class Network(nn.Module):
@@ -35,9 +56,7 @@ class Network(nn.Module):
         """
         values = {"config": self.config_dict(), "version": __version__, "provenance": dict(provenance or {}), **metadata}
         strings = {f"gancomp.{name}": json.dumps(value) for name, value in values.items()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, strings)
+        save_tensors(path, self.state_dict(), strings)
 
 
 class Generator(Network):

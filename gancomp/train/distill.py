@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gancomp.checkpoints import read_weights
 from gancomp.data import Batch
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.io import atomic_path
 from gancomp.models import Generator, ResnetGenerator, seeded_generator
+from gancomp.models.base import save_tensors
 from gancomp.models.channels import Config
 from gancomp.nn import SlicedConv2d, init_weights
 from gancomp.supernet import Supernet
@@ -169,8 +168,7 @@ class DistillStage(Stage):
         else:
             student.save(folder / "generator.safetensors", provenance)
         if len(self.adaptors):
-            with atomic_path(folder / "adaptors.safetensors") as temporary:
-                save_file({name: t.detach().cpu().contiguous() for name, t in self.adaptors.state_dict().items()}, temporary)
+            save_tensors(folder / "adaptors.safetensors", self.adaptors.state_dict(), {})
         if self.adversary is not None:
             self.adversary.network.save(folder / "discriminator.safetensors", provenance)
 
