@@ -127,7 +127,7 @@ def describe(op: str, backend: str, verdicts: Verdicts) -> str:
 
 
 def cpu_verdict(**tensors: Tensor | None) -> str | None:
-    """Why the native CPU kernels cannot take these tensors: they are float32 images on the CPU with dense planes."""
+    """Why the native CPU kernels cannot take these tensors: they take float32 on the CPU, in any memory layout."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue

@@ -17,3 +17,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_isa(request.param)
     yield request.param
     _C.set_isa(None)
+
+
+@pytest.fixture(autouse=True)
+def _automatic_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests does not choose the backend."""
+    monkeypatch.delenv("GANCOMP_BACKEND", raising=False)

@@ -92,8 +92,7 @@ def test_a_backend_for_other_devices_says_so(op):
 
 
 @both_ops
-def test_explain(op, monkeypatch):
-    monkeypatch.delenv("GANCOMP_BACKEND", raising=False)
+def test_explain(op):
     header, *lines = explain(op, *CALLS[op]).splitlines()
     assert header == f"{op} (backend 'auto')"
     states = dict(line.strip().split(": ", 1) for line in lines)
@@ -191,6 +190,6 @@ def test_an_instruction_set_is_chosen_by_name(isa):
         _C.set_isa("mmx")
     assert _C.isa() == isa
     _C.set_isa(None)
-    assert _C.isa() == _C.supported_isas()[0]
+    assert _C.isa() == (os.environ.get("GANCOMP_ISA") or _C.supported_isas()[0])
     with pytest.raises(TypeError):
         _C.set_isa(2)
