@@ -1,4 +1,5 @@
-// Feeds bytes to the reader of model files: it must give a consistent graph or one EngineError, whatever the bytes.
+// Feeds bytes to the reader of model files, and what it accepts to the compiler: the result must be a consistent graph or one
+// EngineError, whatever the bytes.
 //
 // Built by clang it is a libFuzzer target; by other compilers main.cpp drives it.
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "compile.h"
 #include "gancomp/engine.h"
 #include "model_file.h"
 
@@ -56,7 +58,9 @@ void check_graph(const Graph& graph) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    check_graph(read_graph(data, size, "input"));
+    const Graph graph = read_graph(data, size, "input");
+    check_graph(graph);
+    compile(graph);
   } catch (const gancomp::EngineError& error) {
     const std::string message = error.what();
     require(message.size() < 512, "a message of bounded length");
