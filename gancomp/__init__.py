@@ -1,18 +1,27 @@
-"""gancomp compresses conditional GANs: saved multiply-accumulates become saved milliseconds."""
+"""gancomp compresses conditional GANs: saved multiply-accumulates become saved milliseconds.
 
-from gancomp.checkpoints import load_generator, load_network, load_supernet
+Importing it loads nothing but the errors: what needs PyTorch does so when it is first used, and the engine never.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from gancomp.errors import BackendError, CheckpointError, ConfigError, DataError, GancompError, RunError
-from gancomp.models import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    ResnetConfig,
-    ResnetGenerator,
-    UnetConfig,
-    UnetGenerator,
-)
-from gancomp.ops import explain
-from gancomp.supernet import SearchSpace, Supernet, transfer_weights
 from gancomp.version import __version__
+
+if TYPE_CHECKING:
+    from gancomp.checkpoints import load_generator, load_network, load_supernet
+    from gancomp.engine import Engine
+    from gancomp.models import (
+        DiscriminatorConfig,
+        PatchDiscriminator,
+        ResnetConfig,
+        ResnetGenerator,
+        UnetConfig,
+        UnetGenerator,
+    )
+    from gancomp.ops import explain
+    from gancomp.supernet import SearchSpace, Supernet, transfer_weights
 
 __all__ = [
     "BackendError",
@@ -20,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DiscriminatorConfig",
+    "Engine",
     "GancompError",
     "PatchDiscriminator",
     "ResnetConfig",
@@ -36,3 +46,35 @@ __all__ = [
     "load_supernet",
     "transfer_weights",
 ]
+
+_MODULE_OF = {
+    "DiscriminatorConfig": "models",
+    "Engine": "engine",
+    "PatchDiscriminator": "models",
+    "ResnetConfig": "models",
+    "ResnetGenerator": "models",
+    "SearchSpace": "supernet",
+    "Supernet": "supernet",
+    "UnetConfig": "models",
+    "UnetGenerator": "models",
+    "explain": "ops",
+    "load_generator": "checkpoints",
+    "load_network": "checkpoints",
+    "load_supernet": "checkpoints",
+    "transfer_weights": "supernet",
+}
+_MODULES = frozenset({"checkpoints", "engine", "models", "nn", "ops", "supernet"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,4 +1,4 @@
-// The pybind11 module gancomp._C: what was built, what this processor has, which kernels are in use.
+// The pybind11 module gancomp._C: what was built, what this processor has, which kernels are in use, and the engine.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "engine_py.h"
 #include "gancomp/ops.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native build facts and kernel selection of gancomp.";
+  m.doc() = "Native build facts, kernel selection and inference engine of gancomp.";
   m.def(
       "built_isas",
       [] {
@@ -49,4 +50,5 @@ PYBIND11_MODULE(_C, m) {
       py::arg("name"), "Use the kernels of an instruction set; None goes back to the automatic choice.");
   m.attr("compiler") = GANCOMP_COMPILER;
   m.attr("build_type") = GANCOMP_BUILD_TYPE;
+  bind_engine(m);
 }

@@ -21,7 +21,12 @@ const CpuKernels* pick_kernels(const EngineOptions& options) {
   if (options.isa != nullptr) {
     const CpuKernels* kernels = cpu_kernels_for(options.isa);
     if (kernels == nullptr) {
-      throw EngineError(Code::invalid_argument, "isa='" + std::string(options.isa).substr(0, 40) + "': this build or this processor lacks it");
+      std::string allowed;
+      for (const char* const* name = built_isas(); *name != nullptr; ++name) {
+        if (cpu_kernels_for(*name) != nullptr) allowed += (allowed.empty() ? "" : ", ") + std::string(*name);
+      }
+      throw EngineError(Code::invalid_argument,
+                        "isa='" + std::string(options.isa).substr(0, 40) + "': this build on this processor has " + allowed);
     }
     return kernels;
   }

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from gancomp.errors import ConfigError, DataError, first_line
 from gancomp.io import atomic_path
+from gancomp.pictures import eight_bits
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 80_000_000  # Pillow itself warns above 89 million
@@ -20,8 +21,7 @@ MAX_PIXELS = 80_000_000  # Pillow itself warns above 89 million
 def read_image(path: Path, channels: int = 3) -> Image.Image:
     """Read an image file as 8-bit RGB (``channels`` 3) or grey (1).
 
-    Orientation tags are applied, transparency is laid on white, palettes are expanded, 16-bit and floating-point samples are
-    scaled to 8 bits (16-bit ones by their full range, floats from [0, 1]); values beyond the range are cut off.
+    What becomes of other kinds of images is said in :func:`gancomp.pictures.eight_bits`.
 
     Raises:
         DataError: not an image, damaged, cut short, NaN inside, or above 80 megapixels; the message names the path.
@@ -34,7 +34,7 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: has {image.width}x{image.height} pixels, allowed are {MAX_PIXELS}")
             image.load()
-            return _to_eight_bits(ImageOps.exif_transpose(image), channels)
+            return eight_bits(image, channels)
     except DataError:
         raise
     except FileNotFoundError:
@@ -44,20 +44,6 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise many kinds of exceptions on damaged data.
         raise DataError(f"{path}: cannot be read as an image ({first_line(error)})") from None
-
-
-def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        samples = np.asarray(image, dtype=np.float64)
-        if np.isnan(samples).any():
-            raise ValueError("has samples that are not numbers")
-        scale = 255.0 if image.mode == "F" else 255.0 / 65535.0
-        image = Image.fromarray(np.clip(samples * scale + 0.5, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB" if channels == 3 else "L")
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -1,0 +1,274 @@
+"""The inference engine: a generator's file, run on the CPU. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import operator
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gancomp.errors import BackendError, ConfigError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from gancomp import _C
+
+    ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, torch.Tensor)
+
+_MAX_THREADS, _MIN_SIDE, _MAX_SIDE = 256, 16, 16384
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the network, and what it takes."""
+
+    name: str
+    """What is computed, e.g. ``pointwise 128->64``."""
+    ms: float
+    """Milliseconds, the median over the runs of a profile."""
+    macs: int
+    """Multiply-accumulates really done."""
+    bytes: int
+    """Activations and weights, read and written once each."""
+
+
+class Engine:
+    """A generator, ready to run on the CPU with threads and memory of its own.
+
+    >>> engine = Engine("student.safetensors", threads=2)
+    >>> photo = engine(image)
+
+    Calls from several threads wait for each other, with Python free to do other things; for calls at once give every caller
+    ``engine.another()``, which shares the weights. The first call of an image size plans and allocates memory, later ones
+    of that size allocate nothing but their result.
+
+    Args:
+        model: path of a ``.safetensors`` file that gancomp wrote (``gancomp export`` makes one of other files), or its bytes.
+        threads: that run an image, the caller's included; 0 takes ``GANCOMP_NUM_THREADS``, or else one per processor.
+        isa: instruction set of the kernels: ``portable``, ``avx2``, ``avx512``, ``neon``; None takes ``GANCOMP_ISA``, or else
+            the best of this processor.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        CheckpointError: the file is missing, damaged, or of a network that the engine does not run.
+        BackendError: the native library is not there.
+    """
+
+    _native: _C.Engine
+
+    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int = 0, isa: str | None = None) -> None:
+        native, threads = _library().Engine, _threads(threads)
+        if isa is not None and not isinstance(isa, str):
+            raise ConfigError(f"isa={isa!r}: expected a name or None")
+        if isinstance(model, bytes):
+            self._native = native.parse(model, threads, isa)
+        elif isinstance(model, str | os.PathLike):
+            self._native = native.load(os.fsencode(model), threads, isa)
+        else:
+            raise ConfigError(f"model: is of type {type(model).__name__}, expected the path or the bytes of a file")
+
+    def another(self, *, threads: int = 0) -> Engine:
+        """An engine of the same weights, which are not copied, with threads and memory of its own.
+
+        Raises:
+            ConfigError: wrong number of threads.
+        """
+        engine = object.__new__(Engine)
+        engine._native = self._native.another(_threads(threads))
+        return engine
+
+    def __call__(self, image: ImageT, *, out: NDArray[Any] | None = None) -> ImageT:
+        """Translate an image, or several of one size.
+
+        Images may be of any size from 16 to 16384: where the network needs multiples of some number, they are padded by
+        reflection below and on the right and the result is cut back, as :meth:`gancomp.models.Generator.translate` does.
+
+        Args:
+            image: a PIL image; or a numpy array or CPU tensor, uint8 [H, W, C] or [N, H, W, C], or float32 [C, H, W] or
+                [N, C, H, W] in [-1, 1]; [H, W] too for one channel. Contiguous memory is read where it lies.
+            out: array for the result, of its shape and type, where ``image`` is an array; None makes a new one.
+
+        Returns:
+            The translation, of the kind that ``image`` is and, with as many channels as the network gives, of its shape.
+            uint8 values are truncated: ``clip((y + 1) / 2 * 255)``.
+
+        Raises:
+            ConfigError: the image is of another kind, type or shape; ``out`` does not fit.
+            MemoryError: the system has not enough for images of this size.
+        """
+        if isinstance(image, np.ndarray):
+            return self._run(image, out)
+        if out is not None:
+            raise ConfigError("out: is for images that are numpy arrays")
+        other: Any = image  # its kind is what the lines below find out, which type checkers cannot follow
+        if _is_a(other, "torch", "Tensor"):
+            other = self._run_tensor(other)
+        elif _is_a(other, "PIL.Image", "Image"):
+            other = self._run_picture(other)
+        else:
+            raise ConfigError(f"image: is of type {type(image).__name__}, expected a numpy array, PIL image or torch tensor")
+        return other
+
+    def profile(self, image: Any, *, runs: int = 10) -> list[Step]:
+        """What every step of the network takes, in the order in which they run; for a batch, all of its images together.
+
+        Args:
+            image: as for a call.
+            runs: timed runs, after one that is not; on an engine made for it, so that other callers are not counted.
+
+        Raises:
+            ConfigError: as a call, or fewer than one run.
+        """
+        _whole("runs", runs, 1, 10**6, "1")
+        engine = self.another(threads=self.threads)
+        engine(image)
+        engine._native.set_profiling(True)
+        timed = []
+        for _ in range(runs):
+            engine(image)
+            timed.append(engine._native.steps())
+        return [
+            Step(name, statistics.median(steps[i][1] for steps in timed), macs, moved)
+            for i, (name, _, macs, moved) in enumerate(timed[0])
+        ]
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates of one image, as the network defines them."""
+        return self._native.macs(*_sides(height, width))
+
+    def workspace(self, height: int, width: int) -> int:
+        """Bytes of memory for activations of images of this size; weights come on top."""
+        return self._native.workspace(*_sides(height, width))
+
+    @property
+    def threads(self) -> int:
+        """Threads that run an image, the caller's included."""
+        return self._native.threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction set of the kernels."""
+        return self._native.isa
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images it takes."""
+        return self._native.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the images it gives."""
+        return self._native.out_channels
+
+    @property
+    def parameters(self) -> int:
+        """Scalars in all trained tensors of the file."""
+        return self._native.parameters
+
+    def __repr__(self) -> str:
+        return f"Engine({self.in_channels} -> {self.out_channels} channels, threads={self.threads}, isa={self.isa!r})"
+
+    def _run(self, image: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+        channels = self.in_channels
+        run: Callable[[Any, Any], None]
+        if image.dtype == np.uint8:
+            run, axis, layouts = self._native.run_bytes, -1, f"[H, W, {channels}] or [N, H, W, {channels}]"
+        elif image.dtype == np.float32:
+            run, axis, layouts = self._native.run_planes, -3, f"[{channels}, H, W] or [N, {channels}, H, W]"
+        else:
+            raise ConfigError(f"image: has type {image.dtype}, expected uint8 (0 to 255) or float32 (-1 to 1)")
+        plane = image.ndim == 2 and channels == 1
+        x = np.expand_dims(image, -1 if axis == -1 else 0) if plane else image
+        if x.ndim not in (3, 4) or x.shape[axis] != channels:
+            raise ConfigError(f"image: has shape {list(image.shape)}, expected {layouts} for {image.dtype}")
+        batch = np.ascontiguousarray(x if x.ndim == 4 else x[np.newaxis])
+        shape = list(batch.shape)
+        shape[axis] = self.out_channels
+        wanted = shape[4 - x.ndim :]
+        if plane and self.out_channels == 1:
+            wanted = list(image.shape)
+        if out is None:
+            out = np.empty(wanted, image.dtype)
+        else:
+            _check_out(out, wanted, image)
+        run(batch, out.reshape(shape))
+        return out
+
+    def _run_tensor(self, image: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if image.device.type != "cpu" or image.layout != torch.strided:
+            raise ConfigError(f"image: is a {image.layout} tensor on {image.device}, expected a dense one on the cpu")
+        if image.requires_grad:
+            raise ConfigError("image: requires a gradient, which the engine does not compute; pass image.detach()")
+        if image.dtype not in (torch.uint8, torch.float32):
+            raise ConfigError(f"image: has type {image.dtype}, expected uint8 (0 to 255) or float32 (-1 to 1)")
+        return torch.from_numpy(self._run(image.numpy(), None))
+
+    def _run_picture(self, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        from gancomp.pictures import eight_bits
+
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) not in (1, 3):
+                raise ConfigError(
+                    f"image: is a picture, which has 1 or 3 channels; the network's {name} is {getattr(self, name)}"
+                )
+        try:
+            samples = np.asarray(eight_bits(image, self.in_channels))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"image: cannot be read ({first_line(error)})") from None
+        result = self._run(samples, None)
+        return Image.fromarray(result[:, :, 0] if result.ndim == 3 and self.out_channels == 1 else result)
+
+
+def _library() -> Any:
+    try:
+        from gancomp import _C
+    except ImportError as error:
+        raise BackendError(f"the engine needs the native library, which does not load: {first_line(error)}") from None
+    return _C
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` is an instance of a class, which it cannot be unless somebody has loaded the class's module."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
+def _threads(threads: int) -> int:
+    return _whole("threads", threads, 0, _MAX_THREADS, "0 (automatic)")
+
+
+def _sides(height: int, width: int) -> tuple[int, int]:
+    lowest = str(_MIN_SIDE)
+    return _whole("height", height, _MIN_SIDE, _MAX_SIDE, lowest), _whole("width", width, _MIN_SIDE, _MAX_SIDE, lowest)
+
+
+def _whole(name: str, value: object, low: int, high: int, lowest: str) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = low - 1
+    if isinstance(value, bool) or not low <= number <= high:
+        raise ConfigError(f"{name}={value!r}: expected a whole number from {lowest} to {high}")
+    return number
+
+
+def _check_out(out: object, shape: list[int], image: NDArray[Any]) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != image.dtype or list(out.shape) != shape:
+        found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ConfigError(f"out: is {found}, expected an array {image.dtype} {shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise ConfigError("out: expected a contiguous array that may be written to")
+    if np.may_share_memory(out, image):
+        raise ConfigError("out: shares memory with the image")
