@@ -97,7 +97,7 @@ def one_line(run, folder: Path, arguments: list[str], message: str, status: int 
         (["search", "--out", "x", "--supernet", "teacher.safetensors", "--macs", "1G", *TINY], "holds no supernet"),
         (["search", "--out", "x", "--supernet", "supernet.safetensors", *TINY], "budget: give at least one of budget"),
         (["search", "--out", "x", "--supernet", "supernet.safetensors", "--macs", "1", *TINY], "macs <= 1 is out of reach"),
-        (["search", "--out", "x", "--supernet", "supernet.safetensors", "--budget", "2x", *TINY], "budget=2x: is relative to the teacher's MACs; name the teacher"),
+        (["search", "--out", "x", "--supernet", "supernet.safetensors", "--budget", "2x", *TINY], "relative to the teacher"),
         (["export", "--model", "none.safetensors", "--out", "x.pth"], "expected a file name ending in .safetensors"),
         (["export", "--model", "supernet.safetensors", "--out", "x.safetensors"], "is a supernet; say which configuration"),
         (
