@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp lint format bench clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench clean
 
 build: $(VENV)/.built
 
@@ -24,28 +24,39 @@ $(VENV)/.built: $(VENV)/.installed $(NATIVE)
 demo: build
 	$(BIN)/gancomp demo
 
-test: build test-cpp
+test: build test-cpp test-sanitize
 	$(BIN)/python -m pytest
 
-test-cpp: $(VENV)/.installed
-	@mkdir -p build/cpp
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DGANCOMP_TESTS=ON >/dev/null
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpp >/dev/null
-	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cpp --output-on-failure
+# $(call cpp,FOLDER,OPTIONS): configures, builds and runs the C++ tests.
+define cpp
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/$(1) -G Ninja -DGANCOMP_TESTS=ON $(2) >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/$(1) -- --quiet
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/$(1) --output-on-failure
+endef
 
+test-cpp: $(VENV)/.installed
+	$(call cpp,cpp)
+
+# Or `make test-sanitize SANITIZE=thread`.
+SANITIZE := address;undefined
+test-sanitize: $(VENV)/.installed
+	$(call cpp,sanitize-$(firstword $(subst ;, ,$(SANITIZE))),-DGANCOMP_FUZZ=ON '-DGANCOMP_SANITIZE=$(SANITIZE)')
+
+CPP_FILES := find csrc tests/cpp tests/fuzz examples -name '*.cpp' -o -name '*.c' -o -name '*.h'
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc tests/cpp -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(CPP_FILES) | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc tests/cpp -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	$(CPP_FILES) | xargs $(BIN)/clang-format -i
 
 bench: build
-	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds
+	$(BIN)/python -m pytest benchmarks -q --benchmark-columns=min,median,rounds --csv benchmarks/results/ops-cpu.csv
+	$(BIN)/python -m benchmarks.plot benchmarks/results/ops-cpu.csv docs/images/ops-cpu.png
 
 clean:
 	rm -rf build dist *.egg-info gancomp/lib gancomp/*.so
