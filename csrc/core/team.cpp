@@ -1,7 +1,14 @@
 #include "team.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
 
 namespace gancomp {
 namespace {
@@ -30,29 +37,52 @@ void spin_until(Done done) {
 
 }  // namespace
 
-Team::Team(int threads) : size_(threads), shares_(new Share[threads]) {
-  workers_.reserve(threads - 1);
-  try {
-    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
-  } catch (...) {
-    // The system gives no more threads: those that exist have to end before the exception leaves.
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
+struct Team::Crew {
+  explicit Crew(Team& team) {
+    workers.reserve(team.size_ - 1);
+    try {
+      for (int thread = 1; thread < team.size_; ++thread)
+        workers.emplace_back([this, &team, thread] { team.work(*this, thread); });
+    } catch (...) {
+      // The system gives no more threads: those that exist have to end before the exception leaves.
+      dismiss();
+      throw;
     }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-    throw;
   }
-}
+  ~Crew() { dismiss(); }
+
+  void dismiss() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+    workers.clear();
+  }
+
+  alignas(64) std::atomic<uint64_t> call{0};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::vector<std::thread> workers;
+};
+
+Team::Team(int threads)
+    : size_(threads), shares_(new Share[threads]), process_(getpid()), crew_(std::make_unique<Crew>(*this)) {}
 
 Team::~Team() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stop_ = true;
-  }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  // Nobody is there to be joined, and a condition variable that seems to have sleepers cannot be destroyed.
+  if (process_ != getpid()) static_cast<void>(crew_.release());
+}
+
+void Team::after_fork() {
+  const pid_t process = getpid();
+  if (process_ == process) return;
+  std::unique_ptr<Crew> fresh = std::make_unique<Crew>(*this);
+  static_cast<void>(crew_.release());
+  crew_ = std::move(fresh);
+  process_ = process;
 }
 
 void Team::hand_out(int64_t pieces) {
@@ -69,10 +99,10 @@ void Team::run(int64_t pieces, void (*body)(void*, int), void* argument) {
   running_.store(size_ - 1, std::memory_order_relaxed);
   {
     // Under the lock, so that a worker about to sleep cannot miss it.
-    std::lock_guard<std::mutex> lock(mutex_);
-    call_.fetch_add(1, std::memory_order_release);
+    std::lock_guard<std::mutex> lock(crew_->mutex);
+    crew_->call.fetch_add(1, std::memory_order_release);
   }
-  wake_.notify_all();
+  crew_->wake.notify_all();
   body(argument, 0);
   spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
 }
@@ -98,16 +128,16 @@ void Team::next_step(int64_t pieces) {
   }
 }
 
-void Team::work(int thread) {
+void Team::work(Crew& crew, int thread) {
   uint64_t seen = 0;
   for (;;) {
-    for (int i = 0; i < kSpins && call_.load(std::memory_order_acquire) == seen && !stop_; ++i) relax();
-    if (call_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || call_.load(std::memory_order_acquire) != seen; });
+    for (int i = 0; i < kSpins && crew.call.load(std::memory_order_acquire) == seen && !crew.stop; ++i) relax();
+    if (crew.call.load(std::memory_order_acquire) == seen) {
+      std::unique_lock<std::mutex> lock(crew.mutex);
+      crew.wake.wait(lock, [&] { return crew.stop || crew.call.load(std::memory_order_acquire) != seen; });
     }
-    if (stop_) return;
-    seen = call_.load(std::memory_order_acquire);
+    if (crew.stop) return;
+    seen = crew.call.load(std::memory_order_acquire);
     body_(argument_, thread);
     running_.fetch_sub(1, std::memory_order_release);
   }

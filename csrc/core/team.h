@@ -1,13 +1,11 @@
 // A fixed group of threads that go through a list of steps together.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
 
 namespace gancomp {
 
@@ -24,6 +22,10 @@ class Team {
 
   int size() const { return size_; }
 
+  // Starts the threads again where this process was forked off the one that had started them: threads are not forked. Not while
+  // the team runs, in either process.
+  void after_fork();
+
   // Calls body(argument, thread) once on every thread and returns when all are back. `pieces`: of the first step.
   void run(int64_t pieces, void (*body)(void* argument, int thread), void* argument);
 
@@ -39,21 +41,20 @@ class Team {
     int64_t end = 0;
   };
 
+  struct Crew;  // the threads, and what wakes them up
+
   void hand_out(int64_t pieces);
-  void work(int thread);
+  void work(Crew& crew, int thread);
 
   const int size_;
   std::unique_ptr<Share[]> shares_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint64_t> step_{0};
-  alignas(64) std::atomic<uint64_t> call_{0};
   std::atomic<int> running_{0};
   void (*body_)(void*, int) = nullptr;
   void* argument_ = nullptr;
-  std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<std::thread> workers_;
+  pid_t process_;  // that the crew lives in
+  std::unique_ptr<Crew> crew_;
 };
 
 // Threads to use where nobody says: GANCOMP_NUM_THREADS, or else the processors this process may run on.

@@ -12,6 +12,23 @@ int64_t inside(int64_t i, int64_t size, BorderMode mode) {
   return i < size ? i : period - i;
 }
 
+// The float of every 8-bit value: v / 127.5 - 1, rounded to the side from which the truncation of the way back (to_byte) gives
+// v again. gancomp.data.to_tensor has the same.
+struct Levels {
+  float of[256] = {};
+
+  constexpr Levels() {
+    for (int v = 0; v < 256; ++v) {
+      const float nearest = static_cast<float>(v / 127.5 - 1.0);
+      float power = 1.0f;  // the largest power of two that is not above |nearest|
+      while (power > (nearest < 0 ? -nearest : nearest)) power /= 2;
+      const bool back = static_cast<int>((nearest + 1.0f) / 2.0f * 255.0f) == v;
+      of[v] = back ? nearest : nearest + power / 8388608.0f;  // one step of the float up
+    }
+  }
+};
+constexpr Levels kLevels;
+
 struct Row {
   const float *x, *residual, *mean, *scale, *shift;
   float *y, *kept;
@@ -115,7 +132,7 @@ void image_gather(const ImageGatherParams& p) {
           const uint8_t* x = p.bytes + row * p.width * p.channels + first + c;
           for (int j = 0; j < p.column_count; ++j) {
             const int64_t column = p.columns[j];
-            y[j * p.pixel + c] = column < 0 ? 0.0f : static_cast<float>(x[column * p.channels]) * (2.0f / 255.0f) - 1.0f;
+            y[j * p.pixel + c] = column < 0 ? 0.0f : kLevels.of[x[column * p.channels]];
           }
         }
       }

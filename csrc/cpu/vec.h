@@ -78,11 +78,20 @@ GANCOMP_INLINE Vec exp(Vec x) {
   return p * power;
 }
 
-// Beyond 9.1 the float32 tanh is one.
+// Near zero by its odd polynomial, as e - 1 has lost what a small x was; beyond 9.1 the float32 tanh is one. NaN stays NaN.
+// Source: Cephes library, tanhf (coefficients of the minimax polynomial below 0.625).
 GANCOMP_INLINE Vec tanh(Vec x) {
-  const Vec limited = max(min(x, splat(9.1f)), splat(-9.1f));
+  const Vec limited = max(splat(-9.1f), min(splat(9.1f), x));
   const Vec e = exp(limited * 2.0f);
-  return (e - 1.0f) / (e + 1.0f);
+  const Vec far = (e - 1.0f) / (e + 1.0f);
+  const Vec square = x * x;
+  Vec p = splat(-5.70498872745e-3f);
+  p = p * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const Vec near = p * square * x + x;
+  return square < 0.39f ? near : far;
 }
 
 // Rounds as gancomp.data.to_uint8 does: clip((value + 1) / 2 * 255), truncated.

@@ -55,6 +55,10 @@ class CompiledModel : public Model {
   engine::Program program_;
 };
 
+EngineError no_threads(const std::system_error& error) {
+  return EngineError(Code::memory, std::string("threads: the system starts no more (") + error.what() + ")");
+}
+
 template <typename Make>
 std::shared_ptr<const Model> make_model(Make make) {
   try {
@@ -101,15 +105,27 @@ struct Engine::Impl {
   void run(const engine::Images& images, int64_t n, int64_t height, int64_t width) {
     std::lock_guard<std::mutex> lock(mutex);
     if (n < 1) throw EngineError(Code::invalid_argument, "n=" + std::to_string(n) + ": expected at least 1 image");
-    if ((images.x_planes == nullptr && images.x_bytes == nullptr) || (images.y_planes == nullptr && images.y_bytes == nullptr)) {
+    if ((images.x_planes == nullptr && images.x_bytes == nullptr) ||
+        (images.y_planes == nullptr && images.y_bytes == nullptr)) {
       throw EngineError(Code::invalid_argument, "x and y: expected memory, got null");
     }
     try {
       prepare(height, width);
+      team.after_fork();
     } catch (const std::bad_alloc&) {
-      throw EngineError(Code::memory, "not enough memory for images of " + std::to_string(height) + "x" + std::to_string(width));
+      throw EngineError(Code::memory,
+                        "not enough memory for images of " + std::to_string(height) + "x" + std::to_string(width));
+    } catch (const std::system_error& error) {
+      throw no_threads(error);
     }
-    engine::Execution execution{model->kernels(), model->program(), plan, arena.data(), scratch.data(), team, images, n,
+    engine::Execution execution{model->kernels(),
+                                model->program(),
+                                plan,
+                                arena.data(),
+                                scratch.data(),
+                                team,
+                                images,
+                                n,
                                 profiling ? times.data() : nullptr};
     execution.run();
   }
@@ -129,7 +145,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
   } catch (const std::bad_alloc&) {
     throw EngineError(Code::memory, "not enough memory for an engine");
   } catch (const std::system_error& error) {
-    throw EngineError(Code::memory, std::string("threads: the system starts no more (") + error.what() + ")");
+    throw no_threads(error);
   }
 }
 
@@ -167,7 +183,8 @@ size_t Engine::step_count() const { return impl_->model->program().steps.size();
 Engine::StepTime Engine::step(size_t index) const {
   std::lock_guard<std::mutex> lock(impl_->mutex);
   if (index >= step_count()) {
-    throw EngineError(Code::invalid_argument, "index=" + std::to_string(index) + ": expected below " + std::to_string(step_count()));
+    throw EngineError(Code::invalid_argument,
+                      "index=" + std::to_string(index) + ": expected below " + std::to_string(step_count()));
   }
   StepTime result;
   result.name = impl_->model->program().steps[index].name;

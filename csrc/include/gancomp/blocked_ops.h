@@ -43,7 +43,7 @@ struct BlockedGatherParams {
 // The same from an image, whose rows and columns are looked up: padding to a size the network takes, and borders.
 struct ImageGatherParams {
   const float* planes = nullptr;   // [C, H, W] in [-1, 1], or
-  const uint8_t* bytes = nullptr;  // [H, W, C], v * 2 / 255 - 1
+  const uint8_t* bytes = nullptr;  // [H, W, C], v stands for v / 127.5 - 1
   int channels = 0, height = 0, width = 0;
   const int* rows = nullptr;     // [row_count] source row of every gathered row, -1: zeros
   const int* columns = nullptr;  // [column_count] likewise

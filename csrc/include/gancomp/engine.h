@@ -45,13 +45,15 @@ class GANCOMP_API Model {
   virtual ~Model() = default;
   virtual int in_channels() const = 0;
   virtual int out_channels() const = 0;
-  virtual int64_t parameters() const = 0;                           // scalars in the file's weights
-  virtual int64_t macs(int64_t height, int64_t width) const = 0;    // multiply-accumulates of one image, as the network defines them
-  virtual const char* isa() const = 0;                              // whose kernels run
+  virtual int64_t parameters() const = 0;  // scalars in the file's weights
+  virtual int64_t macs(int64_t height,
+                       int64_t width) const = 0;  // multiply-accumulates of one image, as the network defines them
+  virtual const char* isa() const = 0;            // whose kernels run
 };
 
 // Runs a model. An engine has threads and memory of its own and serves one call at a time: calls from several threads wait for
-// each other. For calls at once make an engine per caller; they share the model.
+// each other. For calls at once make an engine per caller; they share the model. A process that was forked off while no call
+// ran may use the engines of its parent.
 //
 // Images are [N, C, H, W] float32 in [-1, 1], or [N, H, W, C] uint8. Height and width may be any from 16 up to 16384; where the
 // network needs multiples of some number the image is padded by reflection below and on the right, and the output is cut back.
@@ -68,7 +70,7 @@ class GANCOMP_API Engine {
 
   // x: N * in_channels * H * W floats; y: N * out_channels * H * W floats; the two must not overlap. Throws EngineError.
   void run(const float* x, float* y, int64_t n, int64_t height, int64_t width);
-  // x: N * H * W * in_channels bytes, v -> v * 2 / 255 - 1; y: N * H * W * out_channels bytes, v -> trunc((v + 1) / 2 * 255).
+  // x: N * H * W * in_channels bytes, v -> v / 127.5 - 1; y: N * H * W * out_channels bytes, v -> trunc((v + 1) / 2 * 255).
   void run(const uint8_t* x, uint8_t* y, int64_t n, int64_t height, int64_t width);
 
   // Bytes that activations of this size need.
