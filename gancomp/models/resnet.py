@@ -265,13 +265,14 @@ class ResnetGenerator(Generator):
             ConfigError: another structure, or a width above the network's own.
         """
         check_sub_config(config, self.config)
-        with torch.device(self.model[1].weight.device):
+        with torch.device("meta"):
             small = ResnetGenerator(config)
         full = self.state_dict()
         state = {
-            name: full[name][tuple(slice(0, size) for size in tensor.shape)] for name, tensor in small.state_dict().items()
+            name: full[name][tuple(slice(0, size) for size in tensor.shape)].clone(memory_format=torch.contiguous_format)
+            for name, tensor in small.state_dict().items()
         }
-        small.load_state_dict(state)
+        small.load_state_dict(state, assign=True)
         return small.train(self.training)
 
 
