@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import sys
 import types
@@ -41,14 +42,17 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
     import tyro
 
     rest, file, show = _take_config(arguments)
-    names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    rest = [_rename(argument, names) for argument in rest]
+    flags = _flags(settings)
+    rest = [_rename(argument, flags) for argument in rest]
     values = _read_yaml(file, verb) if file else {}
     default = _build(settings, values, "", missing=tyro.MISSING)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(settings, prog=f"gancomp {verb}", args=rest, default=default), show
+            parsed = tyro.cli(
+                settings, prog=f"gancomp {verb}", args=rest, default=default, description=_describe(settings, flags)
+            )
+            return parsed, show
     except SystemExit as stop:
         # tyro draws a box round the errors of our own checks and leaves: they are one line like all others.
         cause: BaseException | None = stop
@@ -78,12 +82,29 @@ def _take_config(arguments: Sequence[str]) -> tuple[list[str], str, bool]:
     return rest, file, show
 
 
-def _rename(argument: str, names: set[str]) -> str:
+def _flags(settings: Any, prefix: str = "--") -> set[str]:
+    """The flags of a verb, those of its groups with their dots."""
+    found = set()
+    for name, hint in typing.get_type_hints(settings).items():
+        flag = prefix + name.replace("_", "-")
+        found |= _flags(hint, f"{flag}.") if dataclasses.is_dataclass(hint) else {flag}
+    return found
+
+
+def _rename(argument: str, flags: set[str]) -> str:
     flag, equals, value = argument.partition("=")
     target = ALIASES.get(flag)
-    if target is None or target[2:].split(".")[0] not in names or flag[2:].replace("-", "_") in names:
-        return argument
-    return target + equals + value
+    return argument if target not in flags or flag in flags else target + equals + value
+
+
+def _describe(settings: type, flags: set[str]) -> str:
+    """What the help says above the flags; tyro does not know those that are taken before it."""
+    short = [f"{alias} for {target}" for alias, target in ALIASES.items() if _rename(alias, flags) == target]
+    notes = [
+        "Settings can come from a YAML file (--config FILE); flags override them. To see them and run nothing: --print-config.",
+        f"Short names: {', '.join(short)}." if short else "",
+    ]
+    return "\n\n".join([inspect.cleandoc(settings.__doc__ or ""), *filter(None, notes)])
 
 
 def _read_yaml(file: str, verb: str) -> dict[str, Any]:

@@ -39,8 +39,7 @@ class CompressRun(BudgetOptions):
     discriminator: str = ""
     """That teacher's discriminator; by default `discriminator.safetensors` beside it, if it is there."""
     minutes: float = 0.0
-    """Training time to spend in all: the stages' steps are set from the measured speed of this machine (their own `steps`
-    are then not used). 0 uses the stages' steps."""
+    """Training time in all: sets the stages' steps from this machine's measured speed; 0 takes their own `steps`."""
     space: str = "channels-48"
     """Search space of the supernet; see `gancomp supernet --help`."""
     separable: bool = True

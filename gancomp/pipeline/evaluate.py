@@ -22,8 +22,7 @@ class EvaluateOptions:
     """How scores are computed."""
 
     features: str = ""
-    """Feature network of the Frechet distance: a MobileNetV2 file or a `.pt2` program; empty for the embedded seeded network
-    (the number is then called `fd_random`)."""
+    """MobileNetV2 file or `.pt2` program for the Frechet distance; empty: an embedded seeded network (`fd_random`)."""
     batch_size: int = 8
     """Images per forward pass."""
     device: str = "auto"
@@ -55,7 +54,8 @@ def make_evaluator(
     if options.batch_size < 1:
         raise ConfigError(f"evaluate.batch_size={options.batch_size}: expected at least 1")
     extractor = load_extractor(options.features or None)
-    return Evaluator(open_split(data, split, generator), extractor, options.batch_size, pick_device(options.device))
+    dataset = open_split(data, split, generator, any_size=True)
+    return Evaluator(dataset, extractor, options.batch_size, pick_device(options.device))
 
 
 def run_evaluate(run: EvaluateRun) -> dict[str, Any]:

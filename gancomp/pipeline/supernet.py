@@ -29,8 +29,7 @@ class SupernetRun:
     discriminator: str = ""
     """The teacher's discriminator to inherit; by default `discriminator.safetensors` beside the teacher, if it is there."""
     space: str = "channels-48"
-    """Search space: channels-48, channels-32, channels-64-cycleGAN, channels-64-pix2pix, or channel lists like `32,24,16`
-    (one list for all slots, or one per slot joined by `;`)."""
+    """`channels-32`, `-48`, `-64-cycleGAN`, `-64-pix2pix`, or channels like `32,24,16` (lists per slot are joined by `;`)."""
     separable: bool = True
     """Decompose the residual blocks' convolutions into depthwise and pointwise ones."""
     data: DataConfig = field(default_factory=DataConfig)

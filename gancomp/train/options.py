@@ -112,13 +112,15 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class DistillOptions(TrainOptions):
-    """Distillation of a teacher into a supernet or into one generator (GAN Compression, sections 3.1 and 3.2)."""
+    """Distillation of a teacher into a supernet or into one generator (GAN Compression, sections 3.1 and 3.2).
+
+    The sandwich rule is that of Yu and Huang 2019.
+    """
 
     lambda_distill: float = 1.0
     """Weight of the feature distillation through 1x1 adaptors; 0 turns it off."""
     sampling: Literal["uniform", "weighted", "sandwich"] = "uniform"
-    """How a step's sub-networks are drawn: one uniformly; one with small widths favoured; or the largest, the smallest and one
-    at random (the sandwich rule of Yu and Huang 2019)."""
+    """Sub-networks of a step: one drawn evenly, one with small widths favoured, or largest, smallest and a random one."""
     sample_weight: float = 2.0
     """With `weighted`: each smaller choice of a slot is this many times as likely as the next larger one."""
     target: Literal["truth", "teacher"] = "truth"

@@ -47,8 +47,10 @@ def test_the_order_of_flags_and_file_does_not_matter(tmp_path: Path) -> None:
     assert parse(TrainRun, "train", ["--train.steps", "9", "--config", str(file)])[0].train.steps == 9
 
 
-def test_an_alias_gives_way_to_a_flag_of_its_name() -> None:
+def test_an_alias_gives_way_to_a_flag_of_its_name(run) -> None:
     assert parse(ProfileRun, "profile", ["--ngf", "8"])[0].ngf == 8
+    # There `model` is a file, not a group with an architecture.
+    assert "--netG" in run("profile", "--netG", "unet")[2]
 
 
 def test_a_groups_own_defaults_survive_a_file(tmp_path: Path) -> None:
@@ -167,30 +169,49 @@ def test_optional_and_text_values(tmp_path: Path) -> None:
     assert parse(Settings, "x", ["--config", str(file)])[0] == Settings("a")
 
 
-def documented(settings: type) -> set[str]:
-    """The fields of a dataclass that a text follows."""
-    names = set()
+def docs(settings: type) -> dict[str, str]:
+    """The fields of a dataclass that a text follows in the source, and the text."""
+    texts = {}
     for kind in settings.__mro__[:-1]:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(tree, ast.ClassDef)
         for statement, after in zip(tree.body, tree.body[1:], strict=False):
             if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 assert isinstance(statement.target, ast.Name)
-                names.add(statement.target.id)
-    return names
+                texts[statement.target.id] = str(after.value.value)
+    return texts
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_setting_is_explained(verb: str) -> None:
-    """What follows a field in the source is its text in the help."""
-
     def check(settings: type) -> None:
         assert settings.__doc__
-        texts = documented(settings)
+        texts = docs(settings)
         for name, hint in get_type_hints(settings).items():
             if dataclasses.is_dataclass(hint):
                 check(hint)
             else:
                 assert name in texts, f"{settings.__name__}.{name}"
+
+    check(settings_of(verb))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_is_complete_and_flows(run, verb: str, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, out, _ = run(verb, "--help")
+    flat = " ".join(out.split())
+    assert "--config FILE" in flat
+    assert "--print-config" in flat
+    assert ("--dataroot for --data.root" in flat) == ("--data.root STR" in flat)
+    assert ("--netG for --model.arch" in flat) == ("--model.arch {" in flat)
+
+    def check(settings: type) -> None:
+        for field_, doc in docs(settings).items():
+            assert "\n" not in doc, f"{settings.__name__}.{field_}: tyro keeps this line break"
+            assert doc in flat, f"{settings.__name__}.{field_}"
+        for hint in get_type_hints(settings).values():
+            if dataclasses.is_dataclass(hint):
+                check(hint)
 
     check(settings_of(verb))
