@@ -13,6 +13,7 @@ from gancomp.errors import ConfigError
 from gancomp.metrics.features import FeatureExtractor
 from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from gancomp.metrics.image import l1, psnr, ssim
+from gancomp.models import Generator
 
 METRICS = ("l1", "psnr", "ssim", "fd")
 _PER_IMAGE = {"l1": l1, "psnr": psnr, "ssim": ssim}
@@ -68,7 +69,8 @@ class Evaluator:
         """Mean scores of ``generator`` over the split.
 
         Args:
-            generator: maps [N, C, H, W] in [-1, 1] to [N, C', H, W] in [-1, 1]; put it into evaluation mode first.
+            generator: maps [N, C, H, W] in [-1, 1] to [N, C', H, W] in [-1, 1]; put it into evaluation mode first. Of a
+                :class:`gancomp.models.Generator` that is ``translate``, which takes images of any size.
             metrics: which of ``l1``, ``psnr``, ``ssim``, ``fd`` to compute.
 
         Returns:
@@ -79,10 +81,11 @@ class Evaluator:
         """
         if unknown := [name for name in metrics if name not in METRICS]:
             raise ConfigError(f"metrics={unknown}: expected some of {', '.join(METRICS)}")
+        translate = generator.translate if isinstance(generator, Generator) else generator
         sums = dict.fromkeys([name for name in metrics if name != "fd"], 0.0)
         statistics = StatisticsAccumulator()
         for batch in eval_batches(self.dataset, self.batch_size):
-            output = generator(batch.input.to(self.device)).float()
+            output = translate(batch.input.to(self.device)).float()
             if not torch.isfinite(output).all():
                 raise ConfigError("the generator's output: contains values that are not finite")
             target = batch.target.to(self.device)

@@ -67,6 +67,26 @@ class Generator(Network):
 
     size_multiple: int = 1
 
+    def translate(self, x: Tensor) -> Tensor:
+        """Run on images of any size: the padding rule of everything that shows or scores images, the engine included.
+
+        A height or width that is no multiple of ``size_multiple`` is extended to the next one by reflection, below and on the
+        right (again and again where the image is smaller than what is missing), and the result is cut back.
+
+        Args:
+            x: [N, in_channels, H, W] in [-1, 1].
+
+        Returns:
+            [N, out_channels, H, W] in [-1, 1].
+
+        Raises:
+            ConfigError: what the network itself refuses.
+        """
+        height, width = x.shape[-2:]
+        for dim in (-2, -1):
+            x = _extend(x, dim, -(-x.shape[dim] // self.size_multiple) * self.size_multiple)
+        return self(x)[..., :height, :width]
+
     def forward_features(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the image and the intermediate features that distillation may use, by layer name."""
         raise ConfigError(f"{self.arch}: this architecture offers no features for distillation (set lambda_distill to 0)")
@@ -74,6 +94,16 @@ class Generator(Network):
     def num_parameters(self) -> int:
         """Number of scalars in all parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _extend(x: Tensor, dim: int, size: int) -> Tensor:
+    """``x`` with dimension ``dim`` extended at its end by reflection, which does not repeat the last element."""
+    real = x.shape[dim]
+    if real == size:
+        return x
+    period = max(2 * (real - 1), 1)
+    position = torch.arange(size, device=x.device) % period
+    return x.index_select(dim, torch.minimum(position, period - position) if real > 1 else position)
 
 
 NetworkT = TypeVar("NetworkT", bound=Network)

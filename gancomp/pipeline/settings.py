@@ -75,8 +75,10 @@ class TeacherModel:
         return generator
 
 
-def open_split(data: DataConfig, split: Literal["train", "val", "test"], generator: Generator | None = None) -> PairedDataset:
-    """Open a split, after checking that ``generator`` takes such images.
+def open_split(
+    data: DataConfig, split: Literal["train", "val", "test"], generator: Generator | None = None, *, any_size: bool = False
+) -> PairedDataset:
+    """Open a split, after checking that ``generator`` takes such images; with ``any_size`` it is used by its ``translate``.
 
     Raises:
         ConfigError: channels or size do not fit the generator.
@@ -87,7 +89,7 @@ def open_split(data: DataConfig, split: Literal["train", "val", "test"], generat
             have, want = getattr(data, name), getattr(generator.config, name)
             if have != want:
                 raise ConfigError(f"data.{name}={have}: the generator has {want}")
-        if data.crop_size % generator.size_multiple:
+        if not any_size and data.crop_size % generator.size_multiple:
             raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
     return open_dataset(data, split)
 
