@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,49 @@ def pareto_plot(
     axes.set_xlabel(cost_label, color=INK, parse_math=False)
     axes.set_ylabel(objective_label, color=INK, parse_math=False)
     axes.margins(x=0.06, y=0.14)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
+
+
+Percentiles = tuple[float, float, float]
+_SHADES = ("#c3cad4", "#8a94a3", "#5b6675", "#f0a884", "#d9480f", "#b8cdf0", "#a98fd8")
+
+
+def bars_plot(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Percentiles]]], *, label: str) -> None:
+    """Draw grouped horizontal bars, one panel below the other, and write them as PNG.
+
+    Args:
+        path: of the PNG file.
+        panels: by title, by case, by contender (the last one is pointed out): lower, middle and upper percentile. The bar
+            is the middle one, a line spans the other two.
+        label: of the x axis, with its unit.
+
+    Raises:
+        ConfigError: nothing to draw, or matplotlib is not installed.
+    """
+    if not panels or not all(panels.values()):
+        raise ConfigError("bars_plot: no measurement to draw")
+    names = list(dict.fromkeys(name for cases in panels.values() for bars in cases.values() for name in bars))
+    colours = {**dict(zip(names, itertools.cycle(_SHADES), strict=False)), names[-1]: ACCENT}
+    sizes = [len(cases) for cases in panels.values()]
+    thickness = 0.8 / len(names)
+    figure = _figure(8.0, 0.9 * len(panels) + sum(sizes) * (0.1 + 0.12 * len(names)))
+    all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[size + 1 for size in sizes])[:, 0]
+    for axes, (title, cases) in zip(all_axes, panels.items(), strict=True):
+        _style(axes, 8)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color="#e6e9ee", linewidth=0.8)
+        for row, bars in enumerate(cases.values()):
+            for name, (low, middle, high) in bars.items():
+                y = row + (names.index(name) - (len(names) - 1) / 2) * thickness
+                axes.barh(y, middle, height=0.9 * thickness, color=colours[name])
+                axes.plot((low, high), (y, y), color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(cases)), list(cases))
+        axes.set_ylim(len(cases) - 0.5, -0.5)
+        axes.set_title(title, fontsize=10, color=INK, loc="left")
+    all_axes[-1].set_xlabel(label, fontsize=9, color=INK)
+    patches = [axes.barh(0, 0, color=colours[name], label=name) for name in names]
+    figure.legend(handles=patches, loc="outside upper right", ncols=len(names), fontsize=8, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
 

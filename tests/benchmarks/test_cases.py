@@ -1,0 +1,62 @@
+"""The measured networks are the released ones, and their operator calls are counted right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.cases import NETS, OpCase, build, op_cases
+from gancomp.testing import assert_accurate
+
+
+@pytest.mark.parametrize(("net", "parameters"), [("C1", 356_867), ("C2", 822_051), ("teacher", 11_378_179)])
+def test_networks_are_the_released_ones(net, parameters):
+    assert build(NETS[net]).num_parameters() == parameters
+
+
+def test_weights_depend_on_the_seed_alone():
+    config = NETS["C1"]
+    before = torch.random.get_rng_state()
+    first, second, other = build(config, 3), build(config, 3), build(config, 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.model[1].weight, other.model[1].weight)
+
+
+def test_calls_of_the_compressed_cyclegan_generator():
+    cases = op_cases(["C1"])
+    calls = {case: count["C1"] for case, count in cases.items()}
+    norms = {case: n for case, n in calls.items() if case.op == "instance_norm_act"}
+    # 5 norms outside 9 blocks; in each block one inside each of the two separable convolutions and one after it.
+    assert sum(norms.values()) == 5 + 9 * 4
+    assert sum(n for case, n in norms.items() if case.residual) == 9
+    assert sum(n for case, n in norms.items() if case.relu) == 5 + 9
+    # Hidden widths 64, 128 and 128 for three blocks each; the stream has 128.
+    depthwise = "reflect_pad_depthwise_conv3x3"
+    assert {case: n for case, n in calls.items() if case.op == depthwise} == {
+        OpCase(depthwise, (1, 64, 64, 64)): 3,
+        OpCase(depthwise, (1, 128, 64, 64)): 15,
+    }
+
+
+def test_nets_batch_and_side():
+    cases = op_cases(["C1", "teacher"], batch=2, side=64)
+    assert {case.shape[0] for case in cases} == {2}
+    assert cases[OpCase("instance_norm_act", (2, 256, 16, 16), relu=True)] == {"teacher": 1 + 9}
+    assert not any("teacher" in nets for case, nets in cases.items() if case.op == "reflect_pad_depthwise_conv3x3")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        OpCase("instance_norm_act", (1, 4, 6, 8)),
+        OpCase("instance_norm_act", (1, 4, 6, 8), relu=True),
+        OpCase("instance_norm_act", (1, 4, 6, 8), residual=True),
+        OpCase("reflect_pad_depthwise_conv3x3", (1, 4, 6, 8)),
+    ],
+    ids=str,
+)
+def test_every_form_of_a_case_computes_the_same(case):
+    tensors = case.inputs()
+    exact = case.exact(*[tensor.double() for tensor in tensors])
+    assert_accurate(case.gancomp(*tensors, backend="reference"), case.stock(*tensors), exact)
