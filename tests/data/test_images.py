@@ -159,6 +159,7 @@ def test_orientation_tags_are_applied(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(read_image(tmp_path / "o.png"), UPRIGHT[orientation](COLOURS))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "webp", "tif"])
 @pytest.mark.parametrize("kept", [0, 1, 12, 0.5, 0.95])
 def test_files_cut_short_are_named(tmp_path: Path, ending: str, kept: float) -> None:
