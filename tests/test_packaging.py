@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import gancomp
 
@@ -195,3 +196,18 @@ def test_the_build_takes_the_pinned_torch() -> None:
     requirements = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"]]
     bare = {requirement.partition(">=")[0].lower() for requirement in requirements} - {"setuptools", "wheel"}
     assert bare - pinned == set()
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == gancomp.__version__
+    assert citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+def test_commit_hooks_run_tools_that_the_build_installs() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    tools = {hook["entry"].split()[0] for hook in hooks}
+    assert {Path(tool).name for tool in tools} == {"ruff", "mypy", "clang-format"}
+    assert {Path(tool).name for tool in tools} <= set(PROJECT["project"]["optional-dependencies"]["dev"])
