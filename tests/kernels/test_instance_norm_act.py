@@ -19,7 +19,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Blocks of every kind: a full one, one with a tail, and planes that are too large for registers. The interpreter is slow.
 SHAPES = [(2, 16, 8, 8), (1, 16, 5, 7), (1, 4, 131, 129)]
 if os.environ.get("TRITON_INTERPRET") != "1":
-    SHAPES += [(4, 128, 64, 64), (2, 32, 128, 128), (1, 16, 256, 256)]
+    SHAPES += [(2, 64, 64, 64), (1, 8, 128, 128), (1, 4, 256, 256)]
 EPS = 1e-5
 
 
