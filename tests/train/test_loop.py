@@ -28,15 +28,7 @@ class Toy(Stage):
     name = "toy"
 
     def __init__(self, at_step=lambda step: None, at_preview=lambda: None, **options) -> None:
-        settings = {
-            "steps": STEPS,
-            "batch_size": 2,
-            "lr": 0.1,
-            "save_every": 4,
-            "log_every": 3,
-            "sample_every": 5,
-            "device": "cpu",
-        }
+        settings = {"steps": STEPS, "batch_size": 2, "lr": 0.1, "save_every": 4, "log_every": 3, "sample_every": 5}
         self.options = TrainOptions(device="cpu", **{**settings, **options})
         self.device = torch.device("cpu")
         self.precision = Precision(self.options, self.device)
