@@ -124,9 +124,9 @@ def test_code_of_an_instruction_set_stays_with_it():
         wide[header[1]] = "%zmm" in block
     assert any("gancomp::avx2::" in function and found for function, found in vector.items()), "the symbols are stripped"
     assert any("gancomp::avx512::" in function and found for function, found in wide.items())
-    strays = {f: found for f, found in vector.items() if found and not re.search(r"gancomp::avx(2|512)::", f)}
+    strays = {f: found for f, found in vector.items() if found and not re.search(r"gancomp::avx(2|512\w*)::", f)}
     assert strays == {}
-    assert [f for f, found in wide.items() if found and "gancomp::avx512::" not in f] == []
+    assert [f for f, found in wide.items() if found and "gancomp::avx512" not in f] == []
 
 
 def test_no_file_is_long():

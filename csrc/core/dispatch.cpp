@@ -19,6 +19,9 @@ GANCOMP_DECLARE(avx2)
 #ifdef GANCOMP_HAVE_AVX512
 GANCOMP_DECLARE(avx512)
 #endif
+#ifdef GANCOMP_HAVE_AVX512VNNI
+GANCOMP_DECLARE(avx512vnni)
+#endif
 #ifdef GANCOMP_HAVE_NEON
 GANCOMP_DECLARE(neon)
 #endif
@@ -39,9 +42,13 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 const Entry entries[] = {
+#ifdef GANCOMP_HAVE_AVX512VNNI
+    {&avx512vnni::kernels_table, has_avx512vnni},
+#endif
 #ifdef GANCOMP_HAVE_AVX512
     {&avx512::kernels_table, has_avx512},
 #endif

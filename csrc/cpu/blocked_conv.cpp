@@ -24,32 +24,6 @@ struct Tile {
   bool first;
 };
 
-template <int kVecs, int kPixels>
-GANCOMP_INLINE void add_statistics(const Vec (&acc)[kVecs][kPixels], const ChannelSums& sums, bool first) {
-  GANCOMP_UNROLL
-  for (int v = 0; v < kVecs; ++v) {
-    float *pivot_at = sums.pivot + v * kLanes, *sum_at = sums.sum + v * kLanes, *squares_at = sums.squares + v * kLanes;
-    Vec pivot, sum{}, squares{};
-    if (first) {
-      pivot = Vec{};
-      GANCOMP_UNROLL
-      for (int p = 0; p < kPixels; ++p) pivot += acc[v][p];
-      pivot *= 1.0f / kPixels;
-      store(pivot_at, pivot);
-    } else {
-      pivot = load(pivot_at), sum = load(sum_at), squares = load(squares_at);
-    }
-    GANCOMP_UNROLL
-    for (int p = 0; p < kPixels; ++p) {
-      const Vec d = acc[v][p] - pivot;
-      sum += d;
-      squares += d * d;
-    }
-    store(sum_at, sum);
-    store(squares_at, squares);
-  }
-}
-
 template <int kVecs, int kPixels, int kStep>
 void tile(const Tile& t) {
   Vec acc[kVecs][kPixels];
@@ -86,7 +60,7 @@ void tile(const Tile& t) {
     GANCOMP_UNROLL
     for (int p = 0; p < kPixels; ++p) store(y + p * t.y_pixel, acc[v][p]);
   }
-  if (t.sums != nullptr) add_statistics(acc, *t.sums, t.first);
+  if (t.sums != nullptr) add_tile<kVecs, kPixels>(acc, *t.sums, t.first);
 }
 
 // One row of output pixels, in tiles of kPixels and then of the smaller sizes.
@@ -107,7 +81,7 @@ void row(Tile& t, int width) {
 template <int kVecs, int kStep>
 void strip(const BlockedConvParams& p, int out_channel, const float* weight, int weight_row) {
   const int out_block = out_channel / kBlock;
-  ChannelSums sums{p.sums.pivot + out_channel, p.sums.sum + out_channel, p.sums.squares + out_channel};
+  const ChannelSums sums = p.sums.from(out_channel);
   Tile t{};
   t.x_block = p.x_block, t.x_row = p.x_row, t.x_pixel = p.x_pixel;
   t.in_channels = p.in_channels, t.taps_h = p.taps_h, t.taps_w = p.taps_w;

@@ -6,9 +6,8 @@ namespace {
 
 constexpr int kPixels = kRegisters == 32 ? 4 : 2;
 
-template <int kCount>
-GANCOMP_INLINE void pixels(const float* x, int64_t x_row, const Vec (&weight)[9], Vec start, float* y, Vec pivot, Vec& sum,
-                           Vec& squares) {
+template <int kCount, bool kExtremes>
+GANCOMP_INLINE void pixels(const float* x, int64_t x_row, const Vec (&weight)[9], Vec start, float* y, Statistics& sums) {
   Vec acc[kCount];
   GANCOMP_UNROLL
   for (int p = 0; p < kCount; ++p) acc[p] = start;
@@ -26,40 +25,37 @@ GANCOMP_INLINE void pixels(const float* x, int64_t x_row, const Vec (&weight)[9]
   GANCOMP_UNROLL
   for (int p = 0; p < kCount; ++p) {
     store(y + p * kBlock, acc[p]);
-    const Vec d = acc[p] - pivot;
-    sum += d;
-    squares += d * d;
+    sums.add(acc[p]);
+    if (kExtremes) sums.add_extremes(acc[p]);
   }
 }
 
-}  // namespace
-
-void blocked_depthwise(const BlockedDepthwiseParams& p) {
+template <bool kExtremes>
+void strip(const BlockedDepthwiseParams& p) {
   for (int part = 0; part < kParts; ++part) {
     const int lane = part * kLanes;
     Vec weight[9];
     for (int k = 0; k < 9; ++k) weight[k] = load(p.weight + k * kBlock + lane);
     const Vec start = p.bias == nullptr ? Vec{} : load(p.bias + lane);
     // The first output is as good a pivot as any: the sums are of differences within one strip.
-    Vec pivot{}, sum{}, squares{}, unused{};
-    pixels<1>(p.x + lane, p.x_row, weight, start, p.y + lane, pivot, sum, unused);
-    pivot = load(p.y + lane);
-    sum = Vec{};
+    Statistics sums, unused;
+    pixels<1, false>(p.x + lane, p.x_row, weight, start, p.y + lane, unused);
+    sums.pivot = load(p.y + lane);
     for (int i = 0; i < p.rows; ++i) {
       const float* x = p.x + i * p.x_row + lane;
       float* y = p.y + i * p.y_row + lane;
       int j = 0;
       for (; j + kPixels <= p.width; j += kPixels) {
-        pixels<kPixels>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, pivot, sum, squares);
+        pixels<kPixels, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, sums);
       }
-      for (; j < p.width; ++j) pixels<1>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, pivot, sum, squares);
+      for (; j < p.width; ++j) pixels<1, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, sums);
     }
-    if (p.sums.pivot != nullptr) {
-      store(p.sums.pivot + lane, pivot);
-      store(p.sums.sum + lane, sum);
-      store(p.sums.squares + lane, squares);
-    }
+    if (p.sums.pivot != nullptr) sums.store_to(p.sums, lane);
   }
 }
+
+}  // namespace
+
+void blocked_depthwise(const BlockedDepthwiseParams& p) { p.sums.low == nullptr ? strip<false>(p) : strip<true>(p); }
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

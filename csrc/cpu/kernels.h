@@ -26,4 +26,11 @@ void blocked_head(const BlockedHeadParams& p);
 void blocked_emit(const BlockedEmitParams& p);
 void merge_sums(const MergeSumsParams& p);
 
+#if defined(__AVX512VNNI__)
+#define GANCOMP_HAS_INT8 1
+void blocked_quantize(const BlockedQuantizeParams& p);
+void int8_weights(const Int8WeightsParams& p);
+void int8_conv(const Int8ConvParams& p);
+#endif
+
 }  // namespace gancomp::GANCOMP_ISA_NAME

@@ -22,6 +22,15 @@ const CpuKernels kernels_table = {
     blocked_head,
     blocked_emit,
     merge_sums,
+#if defined(GANCOMP_HAS_INT8)
+    blocked_quantize,
+    int8_weights,
+    int8_conv,
+#else
+    nullptr,
+    nullptr,
+    nullptr,
+#endif
 };
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

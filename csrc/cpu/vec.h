@@ -56,6 +56,57 @@ GANCOMP_INLINE Vec splat(float value) { return splat(value, std::make_integer_se
 GANCOMP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 GANCOMP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
+// Running sums of a strip in registers; see ChannelSums.
+struct Statistics {
+  Vec pivot{}, sum{}, squares{}, low = splat(3.0e38f), high = splat(-3.0e38f);
+
+  GANCOMP_INLINE void add(Vec value) {
+    const Vec d = value - pivot;
+    sum += d;
+    squares += d * d;
+  }
+  GANCOMP_INLINE void add_extremes(Vec value) {
+    low = min(low, value);
+    high = max(high, value);
+  }
+  GANCOMP_INLINE void load_from(const ChannelSums& at, int lane) {
+    pivot = load(at.pivot + lane), sum = load(at.sum + lane), squares = load(at.squares + lane);
+    if (at.low != nullptr) low = load(at.low + lane), high = load(at.high + lane);
+  }
+  GANCOMP_INLINE void store_to(const ChannelSums& at, int lane) const {
+    store(at.pivot + lane, pivot);
+    store(at.sum + lane, sum);
+    store(at.squares + lane, squares);
+    if (at.low != nullptr) {
+      store(at.low + lane, low);
+      store(at.high + lane, high);
+    }
+  }
+};
+
+// Adds a tile of pixels to a strip's sums; the first tile of a strip chooses the pivot.
+template <int kVecs, int kPixels>
+GANCOMP_INLINE void add_tile(const Vec (&values)[kVecs][kPixels], const ChannelSums& sums, bool first) {
+  GANCOMP_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    Statistics s;
+    if (first) {
+      GANCOMP_UNROLL
+      for (int p = 0; p < kPixels; ++p) s.pivot += values[v][p];
+      s.pivot *= 1.0f / kPixels;
+    } else {
+      s.load_from(sums, v * kLanes);
+    }
+    GANCOMP_UNROLL
+    for (int p = 0; p < kPixels; ++p) s.add(values[v][p]);
+    if (sums.low != nullptr) {
+      GANCOMP_UNROLL
+      for (int p = 0; p < kPixels; ++p) s.add_extremes(values[v][p]);
+    }
+    s.store_to(sums, v * kLanes);
+  }
+}
+
 // exp(x) for |x| <= 80: x = n ln 2 + r, then the exponential series of r to the seventh power, times 2^n.
 GANCOMP_INLINE Vec exp(Vec x) {
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer

@@ -57,7 +57,7 @@ void winograd_input(const WinogradInputParams& p) {
 void winograd_output(const WinogradOutputParams& p) {
   for (int lane = 0; lane < kBlock; lane += kLanes) {
     const Vec bias = p.bias == nullptr ? Vec{} : load(p.bias + lane);
-    Vec pivot{}, sum{}, squares{};
+    Statistics sums;
     for (int i = 0; i * kTile < p.rows; ++i) {
       for (int j = 0; j < p.tile_columns; ++j) {
         const float* x = p.x + (static_cast<int64_t>(i) * p.tile_columns + j) * kBlock + lane;
@@ -70,24 +70,19 @@ void winograd_output(const WinogradOutputParams& p) {
         for (int r = 0; r < kTile; ++r) output_1d(t + r * kSide, 1, y + r * kTile, 1);
         const int rows = p.rows - i * kTile < kTile ? p.rows - i * kTile : kTile;
         const int columns = p.width - j * kTile < kTile ? p.width - j * kTile : kTile;
-        if (i == 0 && j == 0) pivot = y[0] + bias;
+        if (i == 0 && j == 0) sums.pivot = y[0] + bias;
         for (int r = 0; r < rows; ++r) {
           float* to = p.y + (i * kTile + r) * p.y_row + j * kTile * kBlock + lane;
           for (int c = 0; c < columns; ++c) {
             const Vec value = y[r * kTile + c] + bias;
             store(to + c * kBlock, value);
-            const Vec d = value - pivot;
-            sum += d;
-            squares += d * d;
+            sums.add(value);
+            sums.add_extremes(value);
           }
         }
       }
     }
-    if (p.sums.pivot != nullptr) {
-      store(p.sums.pivot + lane, pivot);
-      store(p.sums.sum + lane, sum);
-      store(p.sums.squares + lane, squares);
-    }
+    if (p.sums.pivot != nullptr) sums.store_to(p.sums, lane);
   }
 }
 

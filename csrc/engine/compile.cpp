@@ -201,7 +201,7 @@ Floats pack_head(const Node& node, const std::vector<int>& places) {
 
 class Compiler {
  public:
-  explicit Compiler(const Graph& graph) : graph_(graph) {}
+  Compiler(const Graph& graph, bool int8) : graph_(graph), int8_(int8) {}
 
   Program run() {
     program_.in_channels = graph_.in_channels;
@@ -262,6 +262,11 @@ class Compiler {
       const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
       step.weight = narrow ? pack_image_conv(node) : pack_conv(node, places);
       step.name = (step.kind == Step::Kind::pointwise ? "pointwise " : "conv " + size + " ") + channels;
+      if (int8_ && node.instance_norm && quantizes(node, step.kind == Step::Kind::pointwise)) {
+        step.int8 = true;
+        step.name = "int8 " + step.name;
+        if (!step.reads_image()) program_.values[node.inputs[0]].extremes = true;
+      }
     }
     const bool emits = last && step.output >= 0;
     program_.steps.push_back(std::move(step));
@@ -361,6 +366,15 @@ class Compiler {
            input.activation == Activation::none && input.residual == Node::kNone;
   }
 
+  // Whether the inputs have a range to quantize by, and quantizing them adds nothing but noise: what a zero point adds to a
+  // channel the norm behind takes away. Transposed convolutions and the head read sums without a norm, or make too few outputs.
+  bool quantizes(const Node& node, bool pointwise) const {
+    if (node.inputs[0] == Node::kImage) return program_.image_pixel != kBlock && node.padding_mode != Padding::zero;
+    const Value& input = program_.values[node.inputs[0]];
+    const bool rectified = input.slope * slope_of(node.input_activation) == 0.0f;
+    return pointwise || (node.inputs.size() == 1 && input.norm && rectified && input.residual == Node::kNone);
+  }
+
   // A value that is added somewhere, or that has a sum in it and several users, is written out finished by its first user.
   void keep_finished_values() {
     for (size_t v = 0; v < program_.values.size(); ++v) {
@@ -396,11 +410,20 @@ class Compiler {
   }
 
   const Graph& graph_;
+  const bool int8_;
   Program program_;
 };
 
 }  // namespace
 
-Program compile(const Graph& graph) { return Compiler(graph).run(); }
+int Program::packed_channels(const Step& step) const {
+  if (step.reads_image()) return image_pixel == kBlock ? step.in_channels : step.in_channels * step.kernel;
+  if (step.inputs.empty()) return step.in_channels;
+  int channels = 0;
+  for (size_t i = 0; i + 1 < step.inputs.size(); ++i) channels += values[step.inputs[i]].blocks() * kBlock;
+  return channels + values[step.inputs.back()].channels;
+}
+
+Program compile(const Graph& graph, bool int8) { return Compiler(graph, int8).run(); }
 
 }  // namespace gancomp::engine

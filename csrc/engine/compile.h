@@ -39,6 +39,7 @@ struct Value {
   Floats norm_scale, norm_shift;  // [blocks * 16] or empty
   float slope = 1.0f;             // of negative values
   int residual = Node::kNone;
+  bool extremes = false;  // whether a user needs its smallest and largest values
   int uses = 0;       // by later steps, residuals included
   int kept_by = -1;   // the step that writes the finished value; -1: every user finishes it for itself
 
@@ -72,6 +73,7 @@ struct Step {
   Padding padding_mode = Padding::zero;
   int in_channels = 0, out_channels = 0;
   bool tanh = false;
+  bool int8 = false;  // quantize what is gathered and convolve bytes
   Floats weight, bias;
   std::vector<Phase> phases;  // transposed: row parity major
   std::string name;
@@ -82,6 +84,7 @@ struct Step {
     return kind == Kind::conv || kind == Kind::depthwise || kind == Kind::transposed || kind == Kind::winograd_input ||
            kind == Kind::head;
   }
+  int taps() const { return kernel * kernel; }
   bool reads_image() const { return !inputs.empty() && inputs[0] == Node::kImage; }
   // Whether it gathers and works on one block of channels after the other.
   bool by_block() const { return kind == Kind::depthwise || kind == Kind::winograd_input; }
@@ -93,9 +96,14 @@ struct Program {
   int image_pixel = kBlock;  // floats of a gathered image pixel
   std::vector<Value> values;      // by node
   std::vector<Step> steps;
+
+  // Input channels of a step's packed weights: inputs that end within a block count as whole ones, a row of taps of an image of
+  // few channels as one.
+  int packed_channels(const Step& step) const;
 };
 
+// With `int8`, convolutions whose range is known from a norm are done in bytes, where the error of that is small.
 // Throws EngineError (unsupported) for a graph with something the steps cannot do.
-Program compile(const Graph& graph);
+Program compile(const Graph& graph, bool int8);
 
 }  // namespace gancomp::engine

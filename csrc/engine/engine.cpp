@@ -39,12 +39,20 @@ const CpuKernels* pick_kernels(const EngineOptions& options) {
 class CompiledModel : public Model {
  public:
   CompiledModel(const engine::Graph& graph, const EngineOptions& options)
-      : kernels_(*pick_kernels(options)), program_(engine::compile(graph)) {}
+      : kernels_(*pick_kernels(options)),
+        precision_(options.precision),
+        program_(engine::compile(graph, options.precision == Precision::int8)) {
+    if (precision_ == Precision::int8 && kernels_.int8_conv == nullptr) {
+      throw EngineError(Code::invalid_argument, "precision=int8: needs 8-bit dot products (AVX-512 VNNI), which the instruction set '" +
+                                                    std::string(kernels_.isa) + "' lacks; use f32");
+    }
+  }
 
   int in_channels() const override { return program_.in_channels; }
   int out_channels() const override { return program_.out_channels; }
   int64_t parameters() const override { return program_.parameters; }
   int64_t macs(int64_t height, int64_t width) const override { return engine::count_macs(program_, height, width); }
+  Precision precision() const override { return precision_; }
   const char* isa() const override { return kernels_.isa; }
 
   const CpuKernels& kernels() const { return kernels_; }
@@ -52,6 +60,7 @@ class CompiledModel : public Model {
 
  private:
   const CpuKernels& kernels_;
+  const Precision precision_;
   engine::Program program_;
 };
 

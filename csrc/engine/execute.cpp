@@ -47,9 +47,13 @@ void Execution::run_step(int index, int64_t image, int thread) {
     const int value = task.step.inputs[i];
     if (value < 0) continue;
     task.norms[i] = norm_of(value, params);
-    params += 3 * program_.values[value].blocks() * kBlock;
+    params += kNormRows * program_.values[value].blocks() * kBlock;
   }
-  if (task.step.kind == Step::Kind::pointwise) fold_weights(task.step, task.norms[0], task.scratch);
+  if (task.step.int8) {
+    prepare_int8(task);
+  } else if (task.step.kind == Step::Kind::pointwise) {
+    fold_weights(task.step, task.norms[0], task.scratch);
+  }
   for (; strip >= 0; strip = team_.take(thread)) {
     task.strip = static_cast<int>(strip);
     task.begin = task.strip * task.plan.strip_rows;
@@ -59,6 +63,7 @@ void Execution::run_step(int index, int64_t image, int thread) {
 }
 
 void Execution::run_strip(Task& task) const {
+  if (task.step.int8) return conv_int8(task);
   switch (task.step.kind) {
     case Step::Kind::conv: return conv(task);
     case Step::Kind::pointwise: return pointwise(task);
@@ -87,8 +92,9 @@ Execution::Norm Execution::norm_of(int index, float* params) const {
   merge.norm_scale = value.norm_scale.data();
   merge.norm_shift = value.norm_shift.data();
   merge.mean = params, merge.scale = params + channels, merge.shift = params + 2 * channels;
+  if (value.extremes) merge.low = params + 3 * channels, merge.high = params + 4 * channels;
   kernels_.merge_sums(merge);
-  return Norm{merge.mean, merge.scale, merge.shift};
+  return Norm{merge.mean, merge.scale, merge.shift, merge.low, merge.high};
 }
 
 // A 1x1 convolution of (x - mean) * scale is one of x with its weights scaled; what the mean adds to every pixel of a channel
@@ -109,16 +115,12 @@ void Execution::fold_weights(const Step& step, const Norm& norm, float* to) cons
 ChannelSums Execution::sums_of(const Task& task) const {
   ChannelSums sums;
   if (task.step.output < 0 || !program_.values[task.step.output].norm) return sums;
-  const int64_t channels = program_.values[task.step.output].blocks() * kBlock;
-  sums.pivot = arena_ + plan_.values[task.step.output].sums + task.strip * 3 * channels;
+  const Value& value = program_.values[task.step.output];
+  const int64_t channels = value.blocks() * kBlock;
+  sums.pivot = arena_ + plan_.values[task.step.output].sums + task.strip * kSumRows * channels;
   sums.sum = sums.pivot + channels;
   sums.squares = sums.sum + channels;
-  return sums;
-}
-
-ChannelSums Execution::sums_of(const Task& task, int block) const {
-  ChannelSums sums = sums_of(task);
-  if (sums.pivot != nullptr) sums.pivot += block * kBlock, sums.sum += block * kBlock, sums.squares += block * kBlock;
+  if (value.extremes) sums.low = sums.squares + channels, sums.high = sums.low + channels;
   return sums;
 }
 
@@ -193,14 +195,14 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
   c.x = task.scratch;
   c.x_block = task.plan.gather_block, c.x_row = task.plan.gather_row;
   c.stride = task.step.stride;
-  c.in_channels = task.step.in_channels;
-  if (!task.step.reads_image()) {
-    // Weights of inputs that end within a block are laid out for whole ones.
-    c.in_channels = 0;
-    for (size_t i = 0; i + 1 < task.step.inputs.size(); ++i) c.in_channels += program_.values[task.step.inputs[i]].blocks() * kBlock;
-    c.in_channels += program_.values[task.step.inputs.back()].channels;
-  }
+  c.in_channels = program_.packed_channels(task.step);
   c.taps_h = c.taps_w = task.step.kernel;
+  if (task.step.reads_image() && program_.image_pixel != kBlock) {
+    // A row of taps is one piece.
+    c.x_pixel = program_.image_pixel;
+    c.x_block = kBlock;
+    c.taps_w = 1;
+  }
   c.weight = task.step.weight.data();
   c.bias = task.step.bias.data();
   c.out_blocks = task.step.out_blocks();
@@ -213,14 +215,7 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
 
 void Execution::conv(const Task& task) const {
   gather(task);
-  BlockedConvParams c = conv_params(task);
-  if (task.step.reads_image() && program_.image_pixel != kBlock) {
-    c.x_pixel = program_.image_pixel;
-    c.x_block = kBlock;
-    c.in_channels *= c.taps_w;
-    c.taps_w = 1;
-  }
-  kernels_.blocked_conv(c);
+  kernels_.blocked_conv(conv_params(task));
 }
 
 void Execution::pointwise(const Task& task) const {
@@ -283,7 +278,7 @@ void Execution::depthwise(const Task& task) const {
     d.y = arena_ + out.data + block * out.block_stride() + task.begin * out.row_stride();
     d.y_row = out.row_stride();
     d.rows = task.end - task.begin, d.width = task.plan.out_width;
-    d.sums = sums_of(task, block);
+    d.sums = sums_of(task).from(block * kBlock);
     kernels_.blocked_depthwise(d);
   });
 }
@@ -332,7 +327,7 @@ void Execution::winograd_output(const Task& task) const {
     w.y = arena_ + out.data + block * out.block_stride() + row * out.row_stride();
     w.y_row = out.row_stride();
     w.rows = std::min(task.end * kWinogradTile, out.height) - row, w.width = out.width;
-    w.sums = sums_of(task, block);
+    w.sums = sums_of(task).from(block * kBlock);
     kernels_.winograd_output(w);
   }
 }

@@ -30,6 +30,7 @@ class Execution {
   // By which a value as it lies in memory is normalised; all null: it is read as it is.
   struct Norm {
     const float *mean = nullptr, *scale = nullptr, *shift = nullptr;
+    const float *low = nullptr, *high = nullptr;  // extremes before it, where they are known
   };
   // One step of one image in one thread.
   struct Task {
@@ -51,6 +52,8 @@ class Execution {
   void conv(const Task& task) const;
   void transposed(const Task& task) const;
   void depthwise(const Task& task) const;
+  void conv_int8(const Task& task) const;
+  void prepare_int8(const Task& task) const;
   void winograd_input(const Task& task) const;
   void winograd_multiply(const Task& task) const;
   void winograd_output(const Task& task) const;
@@ -62,7 +65,6 @@ class Execution {
   void gather_by_block(const Task& task, int begin, int end, const Use& use) const;
   BlockedConvParams conv_params(const Task& task) const;
   ChannelSums sums_of(const Task& task) const;
-  ChannelSums sums_of(const Task& task, int block) const;
 
   const CpuKernels& kernels_;
   const Program& program_;

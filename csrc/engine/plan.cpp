@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "gancomp/engine.h"
 
@@ -189,7 +190,8 @@ class Planner {
     StepPlan& p = plan_.steps.back();
     const int pixel = step.reads_image() ? program_.image_pixel : kBlock;
     set_borders(step, p);
-    p.gather_row = static_cast<int64_t>(p.left + p.in_width + p.right) * pixel;
+    // Whole blocks, so that a row of an image can be quantized like any other.
+    p.gather_row = round_up(static_cast<int64_t>(p.left + p.in_width + p.right) * pixel, kBlock);
     const int blocks = step.by_block() ? 1 : in_blocks(step);
     const int64_t row_floats = std::max<int64_t>(p.gather_row * blocks, 1);
     int strip = std::min(kMaxStripRows, std::max(1, (p.rows + kMinStrips - 1) / kMinStrips));
@@ -203,9 +205,22 @@ class Planner {
       p.image_rows = lookup(plan_.height, plan_.padded_height, p.above, p.below, step.padding_mode);
       p.image_columns = lookup(plan_.width, plan_.padded_width, p.left, p.right, step.padding_mode);
     }
-    plan_.params = std::max<int64_t>(plan_.params, 3 * kBlock * (step.reads_image() ? 0 : in_blocks(step)));
+    plan_.params = std::max<int64_t>(plan_.params, kNormRows * kBlock * (step.reads_image() ? 0 : in_blocks(step)));
     int64_t scratch = step.gathers() ? p.gather_block * blocks : 0;
-    if (step.kind == Step::Kind::pointwise) scratch = static_cast<int64_t>(step.weight.size());
+    if (step.int8) {
+      const int64_t row_bytes = step.gathers() ? p.gather_block * blocks
+                                               : static_cast<int64_t>(p.strip_rows) * p.in_width * blocks * kBlock;
+      const int64_t channels = round_up(program_.packed_channels(step), kBlock);
+      const int taps = step.reads_image() ? step.kernel : step.taps();
+      const auto add = [&scratch](int64_t floats) { return std::exchange(scratch, round_up(scratch + floats, 16)); };
+      scratch = round_up(scratch, 16);
+      // A row of an image ends within a block of bytes, and a dot product may read up to three bytes beyond its last one.
+      p.int8_rows = add(row_bytes / 4 + 2 * kBlock);
+      p.int8_weights = add((int8_weight_bytes(program_.packed_channels(step), taps, step.out_blocks()) + 3) / 4);
+      p.int8_in = add(channels), p.int8_inverse = add(channels), p.int8_out = add(step.out_blocks() * kBlock);
+    } else if (step.kind == Step::Kind::pointwise) {
+      scratch = static_cast<int64_t>(step.weight.size());
+    }
     if (step.kind == Step::Kind::head) scratch += kMaxHeadChannels * (static_cast<int64_t>(plan_.width) + 64);
     plan_.scratch = std::max(plan_.scratch, round_up(scratch, 16));
     // A product's factors lie an odd number of cache lines from the next one's, lest 36 of them share a cache set.
@@ -275,7 +290,7 @@ class Planner {
       const int64_t size = p.block_stride() * value.blocks();
       arena.add(&p.data, size, made, last);
       if (value.kept_by >= 0) arena.add(&p.kept, size, value.kept_by, std::max(used, value.kept_by));
-      if (value.norm) arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * 3 * value.blocks() * kBlock, made, last);
+      if (value.norm) arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * kSumRows * value.blocks() * kBlock, made, last);
     }
     for (int s = 0; s < count; ++s) {
       if (program_.steps[s].kind != Step::Kind::winograd_multiply) continue;

@@ -12,7 +12,7 @@ struct ValuePlan {
   int height = 0, width = 0;
   int64_t data = -1;  // as the convolution left it, in floats from the start of the arena
   int64_t kept = -1;  // finished, where a step writes it
-  int64_t sums = -1;  // [strips][3][blocks * 16] of a value with a norm
+  int64_t sums = -1;  // [strips][kSumRows][blocks * 16] of a value with a norm
   std::vector<int64_t> counts;  // [strips] elements of a channel
 
   int64_t row_stride() const { return static_cast<int64_t>(width) * kBlock; }
@@ -30,12 +30,17 @@ struct StepPlan {
   int tile_rows = 0, tile_columns = 0;           // winograd
   int64_t factors = -1, products = -1;           // winograd: [product][block][tile][16] in the arena
   int64_t factor_stride = 0, product_stride = 0;  // floats between products
+  // Of a step in bytes, floats into a thread's scratch: gathered rows as bytes, quantized weights, the units of the input channels
+  // and their inverses, the units of the output channels.
+  int64_t int8_rows = 0, int8_weights = 0, int8_in = 0, int8_inverse = 0, int8_out = 0;
   int64_t macs = 0;          // multiply-accumulates done
   int64_t network_macs = 0;  // as the network defines them
   int64_t bytes = 0;
 
   int64_t tile_floats() const { return static_cast<int64_t>(tile_rows) * tile_columns * kBlock; }
 };
+
+constexpr int kNormRows = 5;  // of a value's norm parameters, each [blocks * 16]
 
 struct Plan {
   int height = 0, width = 0;                // of the images
@@ -44,7 +49,7 @@ struct Plan {
   std::vector<StepPlan> steps;
   int64_t arena = 0;    // floats
   int64_t scratch = 0;  // floats of every thread
-  int64_t params = 0;   // of that, floats of the norm parameters, which come first: mean, scale, shift
+  int64_t params = 0;   // of that, floats of the norm parameters, which come first: mean, scale, shift, extremes
 };
 
 // Rows that a strip of so many output rows (transposed: input rows) reads.

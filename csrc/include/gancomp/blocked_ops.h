@@ -21,7 +21,18 @@ struct ChannelSums {
   float* pivot = nullptr;    // [blocks * 16]; null: no statistics are wanted
   float* sum = nullptr;      // sum of (y - pivot)
   float* squares = nullptr;  // sum of (y - pivot)^2
+  float* low = nullptr;      // smallest and largest y; null: not wanted
+  float* high = nullptr;
+
+  // The same from channel `first` on. Inlined by force: what is compiled here for one instruction set may run on no other.
+  inline __attribute__((always_inline)) ChannelSums from(int64_t first) const {
+    ChannelSums sums = *this;
+    if (pivot != nullptr) sums.pivot += first, sums.sum += first, sums.squares += first;
+    if (low != nullptr) sums.low += first, sums.high += first;
+    return sums;
+  }
 };
+constexpr int kSumRows = 5;  // of a ChannelSums
 
 // y = leaky((x - mean) * scale + shift) + residual, laid out with borders for a convolution.
 struct BlockedGatherParams {
@@ -141,12 +152,56 @@ struct BlockedEmitParams {
 
 // Statistics of whole planes from those of their strips, by channel.
 struct MergeSumsParams {
-  const float* sums = nullptr;     // [strips][3][channels]: pivot, sum, squares
+  const float* sums = nullptr;      // [strips][kSumRows][channels], as ChannelSums lists them
   const int64_t* counts = nullptr;  // [strips] elements of a channel
   int strips = 0, channels = 0;    // channels: a multiple of 16
   float eps = 1e-5f;
   const float *norm_scale = nullptr, *norm_shift = nullptr;  // [channels]; null: one, zero
-  float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]; shift null: not wanted
+  float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]
+  float *low = nullptr, *high = nullptr;                      // [channels] extremes; null: not wanted
+};
+
+// --- 8-bit integers: unsigned activations times signed weights, four input channels at a time (VNNI) ---
+
+// y = clip(round((x - mean) * inverse) + zero, 0, 255) of blocked rows; bytes lie as [block][row][pixel][16].
+struct BlockedQuantizeParams {
+  const float* x = nullptr;
+  int64_t x_block = 0, x_row = 0;
+  int blocks = 0, rows = 0, width = 0;
+  const float *mean = nullptr, *inverse = nullptr;  // [blocks * 16]; mean null: zero
+  int zero = 0;
+  uint8_t* y = nullptr;
+  int64_t y_block = 0, y_row = 0;  // bytes
+};
+
+// Weights in the order of BlockedConvParams times the unit of their input channel, as multiples of a unit per output channel:
+// [group][input block][tap][four input channels][output channel of the group][input channel of the four].
+struct Int8WeightsParams {
+  const float* weight = nullptr;
+  int in_channels = 0, taps = 1, out_blocks = 0;
+  const float* in_unit = nullptr;  // [in_channels]; null: one
+  int8_t* y = nullptr;             // int8_weight_bytes()
+  float* out_unit = nullptr;       // [out_blocks * 16]
+};
+inline __attribute__((always_inline)) int64_t int8_weight_bytes(int in_channels, int taps, int out_blocks) {
+  return static_cast<int64_t>((in_channels + 3) / 4) * 4 * taps * out_blocks * kBlock;
+}
+
+// As BlockedConvParams, of bytes: y = out_unit * sum.
+struct Int8ConvParams {
+  const uint8_t* x = nullptr;
+  int64_t x_block = 0, x_row = 0;  // bytes
+  int x_pixel = kBlock;            // bytes
+  int stride = 1;
+  int in_channels = 0;
+  int taps_h = 1, taps_w = 1;
+  const int8_t* weight = nullptr;
+  const float* out_unit = nullptr;
+  int out_blocks = 0;
+  float* y = nullptr;
+  int64_t y_block = 0, y_row = 0;
+  int rows = 0, width = 0;
+  ChannelSums sums;
 };
 
 }  // namespace gancomp

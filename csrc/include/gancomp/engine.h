@@ -29,8 +29,15 @@ class GANCOMP_API EngineError : public std::runtime_error {
   Code code_;
 };
 
+// Arithmetic of the convolutions. Lower precision is never chosen for the user: it changes the images.
+enum class Precision {
+  f32,
+  int8,  // 8-bit weights and activations where that is faster and harmless, f32 elsewhere; needs VNNI
+};
+
 struct EngineOptions {
   int threads = 0;            // 0: GANCOMP_NUM_THREADS, or else one per core of the process
+  Precision precision = Precision::f32;  // of a model
   const char* isa = nullptr;  // instruction set by name; null: the best of this processor, or GANCOMP_ISA
 };
 
@@ -48,6 +55,7 @@ class GANCOMP_API Model {
   virtual int64_t parameters() const = 0;  // scalars in the file's weights
   virtual int64_t macs(int64_t height,
                        int64_t width) const = 0;  // multiply-accumulates of one image, as the network defines them
+  virtual Precision precision() const = 0;
   virtual const char* isa() const = 0;            // whose kernels run
 };
 

@@ -67,6 +67,10 @@ struct CpuKernels {
   void (*blocked_head)(const BlockedHeadParams&);
   void (*blocked_emit)(const BlockedEmitParams&);
   void (*merge_sums)(const MergeSumsParams&);
+  // Null where the instruction set has no 8-bit dot products.
+  void (*blocked_quantize)(const BlockedQuantizeParams&);
+  void (*int8_weights)(const Int8WeightsParams&);
+  void (*int8_conv)(const Int8ConvParams&);
 };
 
 // The kernels for an instruction set by name ("portable", "avx2", "avx512", "neon"), or null where this build or this
