@@ -117,14 +117,22 @@ void group_strips(const BlockedConvParams& p) {
 
 void blocked_conv(const BlockedConvParams& p) {
   switch (p.x_pixel * p.stride) {
-    case 1: return group_strips<1>(p);
-    case 2: return group_strips<2>(p);
-    case 3: return group_strips<3>(p);
-    case 4: return group_strips<4>(p);
-    case 6: return group_strips<6>(p);
-    case 8: return group_strips<8>(p);
-    case kBlock: return group_strips<kBlock>(p);
-    default: return group_strips<2 * kBlock>(p);
+    case 1:
+      return group_strips<1>(p);
+    case 2:
+      return group_strips<2>(p);
+    case 3:
+      return group_strips<3>(p);
+    case 4:
+      return group_strips<4>(p);
+    case 6:
+      return group_strips<6>(p);
+    case 8:
+      return group_strips<8>(p);
+    case kBlock:
+      return group_strips<kBlock>(p);
+    default:
+      return group_strips<2 * kBlock>(p);
   }
 }
 

@@ -67,7 +67,11 @@ void blocked_head(const BlockedHeadParams& p) {
   using RowSums = void (*)(const BlockedHeadParams&, const float*);
   constexpr RowSums row_sums_of[kMaxHeadChannels] = {row_sums<1>, row_sums<2>, row_sums<3>, row_sums<4>};
   for (int i = 0; i < p.rows; ++i) {
+#if defined(GANCOMP_HAS_INT8)
+    p.x8 == nullptr ? row_sums_of[p.out_channels - 1](p, p.x + i * p.x_row) : int8_head_sums(p, i);
+#else
     row_sums_of[p.out_channels - 1](p, p.x + i * p.x_row);
+#endif
     finish_row(p, i);
   }
 }

@@ -115,14 +115,22 @@ static_assert(kLanes == kBlock, "a vector is a block of output channels");
 
 void int8_conv(const Int8ConvParams& p) {
   switch (p.x_pixel * p.stride) {
-    case 1: return group_strips<1>(p);
-    case 2: return group_strips<2>(p);
-    case 3: return group_strips<3>(p);
-    case 4: return group_strips<4>(p);
-    case 6: return group_strips<6>(p);
-    case 8: return group_strips<8>(p);
-    case kBlock: return group_strips<kBlock>(p);
-    default: return group_strips<2 * kBlock>(p);
+    case 1:
+      return group_strips<1>(p);
+    case 2:
+      return group_strips<2>(p);
+    case 3:
+      return group_strips<3>(p);
+    case 4:
+      return group_strips<4>(p);
+    case 6:
+      return group_strips<6>(p);
+    case 8:
+      return group_strips<8>(p);
+    case kBlock:
+      return group_strips<kBlock>(p);
+    default:
+      return group_strips<2 * kBlock>(p);
   }
 }
 
@@ -178,7 +186,8 @@ void int8_weights(const Int8WeightsParams& p) {
             __m512i quad = _mm512_setzero_si512();
             for (int q = 0; q < kQuad && c + q < channels; ++q) {
               const Vec value = load(at + q * width + v * kLanes) * (unit_of(block + c + q) * inverse[v]);
-              const __m512i level = _mm512_and_si512(_mm512_cvtps_epi32(reinterpret_cast<__m512>(value)), _mm512_set1_epi32(255));
+              const __m512i level =
+                  _mm512_and_si512(_mm512_cvtps_epi32(reinterpret_cast<__m512>(value)), _mm512_set1_epi32(255));
               quad = _mm512_or_si512(quad, _mm512_sllv_epi32(level, _mm512_set1_epi32(8 * q)));
             }
             _mm512_storeu_si512(y, quad);

@@ -31,6 +31,9 @@ void merge_sums(const MergeSumsParams& p);
 void blocked_quantize(const BlockedQuantizeParams& p);
 void int8_weights(const Int8WeightsParams& p);
 void int8_conv(const Int8ConvParams& p);
+void int8_head_weights(const Int8HeadWeightsParams& p);
+// Sums of a row of BlockedHeadParams in bytes, without bias: [channel][width + 64].
+void int8_head_sums(const BlockedHeadParams& p, int row);
 #endif
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

@@ -26,7 +26,9 @@ const CpuKernels kernels_table = {
     blocked_quantize,
     int8_weights,
     int8_conv,
+    int8_head_weights,
 #else
+    nullptr,
     nullptr,
     nullptr,
     nullptr,

@@ -30,9 +30,12 @@ int round_up(int channels) { return (channels + kBlock - 1) / kBlock * kBlock; }
 
 float slope_of(Activation activation) {
   switch (activation) {
-    case Activation::relu: return 0.0f;
-    case Activation::leaky_relu: return 0.2f;
-    default: return 1.0f;
+    case Activation::relu:
+      return 0.0f;
+    case Activation::leaky_relu:
+      return 0.2f;
+    default:
+      return 1.0f;
   }
 }
 
@@ -217,8 +220,8 @@ class Compiler {
   void add(int index) {
     const Node& node = graph_.nodes[index];
     const bool last = index + 1 == static_cast<int>(graph_.nodes.size());
-    program_.parameters += static_cast<int64_t>(node.weight.size() + node.bias.size() + node.norm_scale.size() +
-                                                node.norm_shift.size());
+    program_.parameters +=
+        static_cast<int64_t>(node.weight.size() + node.bias.size() + node.norm_scale.size() + node.norm_shift.size());
     check(node, last);
     program_.values.push_back(value_of(node));
     for (int input : node.inputs) {
@@ -262,11 +265,11 @@ class Compiler {
       const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
       step.weight = narrow ? pack_image_conv(node) : pack_conv(node, places);
       step.name = (step.kind == Step::Kind::pointwise ? "pointwise " : "conv " + size + " ") + channels;
-      if (int8_ && node.instance_norm && quantizes(node, step.kind == Step::Kind::pointwise)) {
-        step.int8 = true;
-        step.name = "int8 " + step.name;
-        if (!step.reads_image()) program_.values[node.inputs[0]].extremes = true;
-      }
+    }
+    if (int8_ && quantizes(node, step)) {
+      step.int8 = true;
+      step.name = "int8 " + step.name;
+      if (!step.reads_image()) program_.values[node.inputs[0]].extremes = true;
     }
     const bool emits = last && step.output >= 0;
     program_.steps.push_back(std::move(step));
@@ -321,12 +324,14 @@ class Compiler {
     }
     if (last && node.residual != Node::kNone) unsupported("a network that ends with a sum");
     if (node.stride != 1 && node.stride != 2) unsupported("a stride of " + std::to_string(node.stride));
-    if (node.kind == Node::Kind::transposed && (node.stride != 2 || node.output_padding != 2 + 2 * node.padding - node.kernel)) {
+    if (node.kind == Node::Kind::transposed &&
+        (node.stride != 2 || node.output_padding != 2 + 2 * node.padding - node.kernel)) {
       unsupported("a transposed convolution that does not double the size");
     }
-    if (node.kind == Node::Kind::transposed && node.inputs[0] == Node::kImage) unsupported("a transposed convolution of the image");
-    if (node.kind == Node::Kind::depthwise && (node.kernel != 3 || node.stride != 1 || node.inputs.size() != 1 ||
-                                               node.inputs[0] < 0)) {
+    if (node.kind == Node::Kind::transposed && node.inputs[0] == Node::kImage)
+      unsupported("a transposed convolution of the image");
+    if (node.kind == Node::Kind::depthwise &&
+        (node.kernel != 3 || node.stride != 1 || node.inputs.size() != 1 || node.inputs[0] < 0)) {
       unsupported("a depthwise convolution other than 3x3 with stride 1");
     }
     if (node.inputs.empty() || node.inputs.size() > kMaxInputs) unsupported("a layer of more than two values");
@@ -366,13 +371,20 @@ class Compiler {
            input.activation == Activation::none && input.residual == Node::kNone;
   }
 
-  // Whether the inputs have a range to quantize by, and quantizing them adds nothing but noise: what a zero point adds to a
-  // channel the norm behind takes away. Transposed convolutions and the head read sums without a norm, or make too few outputs.
-  bool quantizes(const Node& node, bool pointwise) const {
-    if (node.inputs[0] == Node::kImage) return program_.image_pixel != kBlock && node.padding_mode != Padding::zero;
+  // Whether the inputs have a range to quantize by that is not much wider than most of their values: behind a norm, not behind
+  // a sum. A zero point (of the image, and in front of pointwise convolutions) adds a constant to every output channel, which
+  // only a norm behind takes away. Transposed convolutions stay as they are: they took 3 % of the time and 8 dB of the quality
+  // of a published generator.
+  bool quantizes(const Node& node, const Step& step) const {
+    if (step.kind == Step::Kind::depthwise || step.kind == Step::Kind::transposed) return false;
+    if (step.reads_image()) {
+      return program_.image_pixel != kBlock && node.padding_mode != Padding::zero && node.instance_norm;
+    }
+    if (step.kind == Step::Kind::pointwise) return true;
     const Value& input = program_.values[node.inputs[0]];
-    const bool rectified = input.slope * slope_of(node.input_activation) == 0.0f;
-    return pointwise || (node.inputs.size() == 1 && input.norm && rectified && input.residual == Node::kNone);
+    const bool rectified = input.slope * step.input_slope == 0.0f;
+    return node.inputs.size() == 1 && input.norm && rectified && input.residual == Node::kNone &&
+           (step.bias.empty() || step.kind == Step::Kind::head);
   }
 
   // A value that is added somewhere, or that has a sum in it and several users, is written out finished by its first user.

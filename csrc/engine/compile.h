@@ -40,8 +40,8 @@ struct Value {
   float slope = 1.0f;             // of negative values
   int residual = Node::kNone;
   bool extremes = false;  // whether a user needs its smallest and largest values
-  int uses = 0;       // by later steps, residuals included
-  int kept_by = -1;   // the step that writes the finished value; -1: every user finishes it for itself
+  int uses = 0;           // by later steps, residuals included
+  int kept_by = -1;       // the step that writes the finished value; -1: every user finishes it for itself
 
   int blocks() const { return (channels + kBlock - 1) / kBlock; }
 };
@@ -93,8 +93,8 @@ struct Step {
 struct Program {
   int in_channels = 0, out_channels = 0, size_multiple = 1;
   int64_t parameters = 0;
-  int image_pixel = kBlock;  // floats of a gathered image pixel
-  std::vector<Value> values;      // by node
+  int image_pixel = kBlock;   // floats of a gathered image pixel
+  std::vector<Value> values;  // by node
   std::vector<Step> steps;
 
   // Input channels of a step's packed weights: inputs that end within a block count as whole ones, a row of taps of an image of

@@ -1,7 +1,7 @@
 #include "config.h"
 
 #include <nlohmann/json.hpp>
-#include <set>
+#include <utility>
 
 #include "checked.h"
 
@@ -9,101 +9,145 @@ namespace gancomp::engine {
 namespace {
 
 using Json = nlohmann::json;
+using Value = Config::Value;
+using Kind = Value::Kind;
 
-// A thousand blocks take some seven thousand bytes. Parsed, hostile text takes some thirty times its size.
+// A thousand blocks take some seven thousand bytes.
 constexpr size_t kMaxText = size_t{16} << 10;
 
-[[noreturn]] void wrong(const std::string& name, const Json& value, const std::string& expected) {
-  fail_format("config: " + name + "=" + one_line(value.dump()) + ": expected " + expected);
+// Reads one object of plain values and lists of them; anything deeper ends the reading at once.
+class ConfigReader final : public nlohmann::json_sax<Json> {
+ public:
+  std::map<std::string, Value> fields;
+
+  bool null() override { return add({Kind::null, "null"}); }
+  bool boolean(bool value) override { return add({Kind::flag, value ? "true" : "false", value ? 1 : 0}); }
+  bool number_integer(number_integer_t value) override {
+    return add({Kind::whole, std::to_string(value), value, static_cast<double>(value)});
+  }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (value <= static_cast<uint64_t>(INT64_MAX)) return number_integer(static_cast<number_integer_t>(value));
+    return add({Kind::real, std::to_string(value), 0, static_cast<double>(value)});
+  }
+  bool number_float(number_float_t value, const string_t& literal) override { return add({Kind::real, literal, 0, value}); }
+  bool string(string_t& value) override { return add({Kind::text, "\"" + value + "\"", 0, 0, std::move(value)}); }
+  bool binary(binary_t&) override { return false; }
+
+  bool start_object(size_t) override {
+    if (std::exchange(in_object_, true)) fail_format("config: nested too deeply");
+    return true;
+  }
+  bool key(string_t& name) override {
+    field_ = &fields[name];
+    if (!field_->shown.empty()) fail_format("config: " + in_quotes(name) + " is there twice");
+    return true;
+  }
+  bool end_object() override { return true; }
+  bool start_array(size_t) override {
+    if (!in_object_) return false;
+    if (in_list_) fail_format("config: nested too deeply");
+    add({Kind::list, "[...]"});
+    in_list_ = true;
+    return true;
+  }
+  bool end_array() override {
+    in_list_ = false;
+    return true;
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
+
+ private:
+  bool add(Value value) {
+    if (!in_object_) return false;
+    if (in_list_) {
+      field_->items.push_back(std::move(value));
+    } else {
+      *field_ = std::move(value);
+    }
+    return true;
+  }
+
+  bool in_object_ = false, in_list_ = false;
+  Value* field_ = nullptr;
+};
+
+[[noreturn]] void wrong(const std::string& name, const Value& value, const std::string& expected) {
+  fail_format("config: " + name + "=" + one_line(value.shown) + ": expected " + expected);
 }
 
-int checked_whole(const std::string& name, const Json& value, int low, int high) {
-  // Unsigned first: a value above the signed range would compare as a negative one.
-  const bool fits =
-      value.is_number_unsigned() ? value.get<uint64_t>() <= uint64_t{static_cast<unsigned>(high)} : value.is_number_integer();
-  if (!fits || value.get<int64_t>() < low) {
+int checked_whole(const std::string& name, const Value& value, int low, int high) {
+  if (value.kind != Kind::whole || value.whole < low || value.whole > high) {
     wrong(name, value, "a whole number between " + std::to_string(low) + " and " + std::to_string(high));
   }
-  return static_cast<int>(value.get<int64_t>());
+  return static_cast<int>(value.whole);
 }
 
 }  // namespace
 
-struct Config::Impl {
-  Json object;
-  std::set<std::string> asked;
-
-  const Json& at(const char* name) {
-    const auto found = object.find(name);
-    if (found == object.end()) fail_format(std::string("config: ") + name + " is missing");
-    asked.insert(name);
-    return *found;
-  }
-};
-
-Config::Config(const std::string& json) : impl_(std::make_unique<Impl>()) {
+Config::Config(const std::string& json) {
   if (json.size() > kMaxText) {
     fail_format("config: " + std::to_string(json.size()) + " bytes, at most " + std::to_string(kMaxText) + " are allowed");
   }
-  bool deep = false;
-  const auto shallow = [&](int depth, Json::parse_event_t event, Json&) {
-    deep = deep || (depth > 1 && (event == Json::parse_event_t::array_start || event == Json::parse_event_t::object_start));
-    return !deep;
-  };
-  impl_->object = Json::parse(json, shallow, /*allow_exceptions=*/false);
-  if (deep) fail_format("config: nested too deeply");
-  if (!impl_->object.is_object()) fail_format("config: " + in_quotes(json) + " is not a JSON object");
+  ConfigReader reader;
+  if (!Json::sax_parse(json, &reader)) fail_format("config: " + in_quotes(json) + " is not a JSON object");
+  fields_ = std::move(reader.fields);
 }
 
-Config::~Config() = default;
+const Value& Config::at(const char* name) {
+  const auto found = fields_.find(name);
+  if (found == fields_.end()) fail_format(std::string("config: ") + name + " is missing");
+  asked_.insert(name);
+  return found->second;
+}
 
 std::string Config::text(const char* name) {
-  const Json& value = impl_->at(name);
-  if (!value.is_string()) wrong(name, value, "a string");
-  return value.get<std::string>();
+  const Value& value = at(name);
+  if (value.kind != Kind::text) wrong(name, value, "a string");
+  return value.text;
 }
 
 std::string Config::choice(const char* name, std::initializer_list<const char*> allowed) {
-  const Json& value = impl_->at(name);
+  const Value& value = at(name);
   std::string names;
   for (const char* const option : allowed) {
-    if (value == option) return option;
+    if (value.kind == Kind::text && value.text == option) return option;
     names += (names.empty() ? "" : ", ") + std::string(option);
   }
   wrong(name, value, "one of " + names);
 }
 
 bool Config::flag(const char* name) {
-  const Json& value = impl_->at(name);
-  if (!value.is_boolean()) wrong(name, value, "true or false");
-  return value.get<bool>();
+  const Value& value = at(name);
+  if (value.kind != Kind::flag) wrong(name, value, "true or false");
+  return value.whole != 0;
 }
 
 double Config::number(const char* name, double low, double high) {
-  const Json& value = impl_->at(name);
-  if (!value.is_number() || !(value.get<double>() >= low && value.get<double>() <= high)) {
-    wrong(name, value, "a number between " + Json(low).dump() + " and " + Json(high).dump());
+  const Value& value = at(name);
+  const bool is_number = value.kind == Kind::whole || value.kind == Kind::real;
+  if (!is_number || !(value.number >= low && value.number <= high)) {
+    wrong(name, value, "a number between " + std::to_string(low) + " and " + std::to_string(high));
   }
-  return value.get<double>();
+  return value.number;
 }
 
-int Config::whole(const char* name, int low, int high) { return checked_whole(name, impl_->at(name), low, high); }
+int Config::whole(const char* name, int low, int high) { return checked_whole(name, at(name), low, high); }
 
 std::vector<int> Config::wholes(const char* name, int low, int high, size_t max_count) {
-  const Json& value = impl_->at(name);
-  if (!value.is_array() || value.size() > max_count) {
+  const Value& value = at(name);
+  if (value.kind != Kind::list || value.items.size() > max_count) {
     wrong(name, value, "a list of at most " + std::to_string(max_count) + " whole numbers");
   }
   std::vector<int> result;
-  for (const Json& item : value) {
+  for (const Value& item : value.items) {
     result.push_back(checked_whole(name + ("[" + std::to_string(result.size()) + "]"), item, low, high));
   }
   return result;
 }
 
 void Config::finish() const {
-  for (const auto& [name, value] : impl_->object.items()) {
-    if (impl_->asked.count(name) == 0) fail_format("config: unknown field " + in_quotes(name));
+  for (const auto& [name, value] : fields_) {
+    if (asked_.count(name) == 0) fail_format("config: unknown field " + in_quotes(name));
   }
 }
 

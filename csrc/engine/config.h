@@ -1,8 +1,11 @@
 // The configuration of a network: the JSON object that gancomp writes beside the weights.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <initializer_list>
-#include <memory>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,7 +15,6 @@ namespace gancomp::engine {
 class Config {
  public:
   explicit Config(const std::string& json);
-  ~Config();
 
   std::string text(const char* name);
   std::string choice(const char* name, std::initializer_list<const char*> allowed);
@@ -23,9 +25,21 @@ class Config {
   // Throws unless every field was asked for.
   void finish() const;
 
+  struct Value {
+    enum class Kind { null, flag, whole, real, text, list };
+    Kind kind = Kind::null;
+    std::string shown;  // for messages
+    int64_t whole = 0;  // also 0 or 1 of a flag
+    double number = 0;  // of whole and real
+    std::string text;
+    std::vector<Value> items;  // none of them a list
+  };
+
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  const Value& at(const char* name);
+
+  std::map<std::string, Value> fields_;
+  std::set<std::string> asked_;
 };
 
 }  // namespace gancomp::engine

@@ -43,8 +43,9 @@ class CompiledModel : public Model {
         precision_(options.precision),
         program_(engine::compile(graph, options.precision == Precision::int8)) {
     if (precision_ == Precision::int8 && kernels_.int8_conv == nullptr) {
-      throw EngineError(Code::invalid_argument, "precision=int8: needs 8-bit dot products (AVX-512 VNNI), which the instruction set '" +
-                                                    std::string(kernels_.isa) + "' lacks; use f32");
+      throw EngineError(Code::invalid_argument,
+                        "precision=int8: needs 8-bit dot products (AVX-512 VNNI), which the instruction set '" +
+                            std::string(kernels_.isa) + "' lacks; use f32");
     }
   }
 

@@ -12,9 +12,12 @@ double now_ms() {
 
 BorderMode border_mode(Padding padding) {
   switch (padding) {
-    case Padding::reflect: return BorderMode::reflect;
-    case Padding::replicate: return BorderMode::replicate;
-    default: return BorderMode::zero;
+    case Padding::reflect:
+      return BorderMode::reflect;
+    case Padding::replicate:
+      return BorderMode::replicate;
+    default:
+      return BorderMode::zero;
   }
 }
 
@@ -63,17 +66,26 @@ void Execution::run_step(int index, int64_t image, int thread) {
 }
 
 void Execution::run_strip(Task& task) const {
-  if (task.step.int8) return conv_int8(task);
+  if (task.step.int8 && task.step.kind != Step::Kind::head) return conv_int8(task);
   switch (task.step.kind) {
-    case Step::Kind::conv: return conv(task);
-    case Step::Kind::pointwise: return pointwise(task);
-    case Step::Kind::depthwise: return depthwise(task);
-    case Step::Kind::transposed: return transposed(task);
-    case Step::Kind::winograd_input: return winograd_input(task);
-    case Step::Kind::winograd_multiply: return winograd_multiply(task);
-    case Step::Kind::winograd_output: return winograd_output(task);
-    case Step::Kind::head: return head(task);
-    case Step::Kind::emit: return emit(task);
+    case Step::Kind::conv:
+      return conv(task);
+    case Step::Kind::pointwise:
+      return pointwise(task);
+    case Step::Kind::depthwise:
+      return depthwise(task);
+    case Step::Kind::transposed:
+      return transposed(task);
+    case Step::Kind::winograd_input:
+      return winograd_input(task);
+    case Step::Kind::winograd_multiply:
+      return winograd_multiply(task);
+    case Step::Kind::winograd_output:
+      return winograd_output(task);
+    case Step::Kind::head:
+      return head(task);
+    case Step::Kind::emit:
+      return emit(task);
   }
 }
 
@@ -339,12 +351,17 @@ void Execution::head(const Task& task) const {
   h.x_block = task.plan.gather_block, h.x_row = task.plan.gather_row;
   for (int input : task.step.inputs) h.in_blocks += program_.values[input].blocks();
   h.taps = task.step.kernel;
+  if (task.step.int8) {
+    h.x8 = quantize(task).y;
+    h.weight8 = reinterpret_cast<const int8_t*>(task.scratch + task.plan.int8_weights);
+    h.out_unit = task.scratch + task.plan.int8_out;
+  }
   h.weight = task.step.weight.data();
   h.bias = task.step.bias.data();
   h.out_channels = task.step.out_channels;
   h.tanh = task.step.tanh;
   h.rows = task.end - task.begin, h.width = plan_.width;
-  h.scratch = task.scratch + h.in_blocks * task.plan.gather_block;
+  h.scratch = task.scratch + task.plan.head_sums;
   h.plane = static_cast<int64_t>(plan_.height) * plan_.width;
   const int64_t start = task.image * h.plane * h.out_channels;
   if (images_.y_planes != nullptr) {

@@ -20,8 +20,15 @@ class Execution {
   // `scratch`: plan.scratch floats for every thread. `times`: milliseconds by step over all images; null: not wanted.
   Execution(const CpuKernels& kernels, const Program& program, const Plan& plan, float* arena, float* scratch, Team& team,
             const Images& images, int64_t count, double* times)
-      : kernels_(kernels), program_(program), plan_(plan), arena_(arena), scratch_(scratch), team_(team), images_(images),
-        count_(count), times_(times) {}
+      : kernels_(kernels),
+        program_(program),
+        plan_(plan),
+        arena_(arena),
+        scratch_(scratch),
+        team_(team),
+        images_(images),
+        count_(count),
+        times_(times) {}
 
   // Allocates nothing and does not throw.
   void run();
@@ -52,8 +59,9 @@ class Execution {
   void conv(const Task& task) const;
   void transposed(const Task& task) const;
   void depthwise(const Task& task) const;
-  void conv_int8(const Task& task) const;
   void prepare_int8(const Task& task) const;
+  BlockedQuantizeParams quantize(const Task& task) const;
+  void conv_int8(const Task& task) const;
   void winograd_input(const Task& task) const;
   void winograd_multiply(const Task& task) const;
   void winograd_output(const Task& task) const;

@@ -84,7 +84,8 @@ class Planner {
     for (const auto& [name, side] : {std::pair{"height", height}, std::pair{"width", width}}) {
       if (side < kMinSide || side > kMaxSide) {
         throw EngineError(EngineError::Code::invalid_argument, std::string(name) + "=" + std::to_string(side) + ": expected " +
-                                                                   std::to_string(kMinSide) + " to " + std::to_string(kMaxSide));
+                                                                   std::to_string(kMinSide) + " to " +
+                                                                   std::to_string(kMaxSide));
       }
     }
     plan_.height = static_cast<int>(height), plan_.width = static_cast<int>(width);
@@ -145,9 +146,9 @@ class Planner {
     };
     p.out_height = out(p.in_height), p.out_width = out(p.in_width);
     if (p.out_height < 1 || p.out_width < 1) {
-      throw EngineError(EngineError::Code::invalid_argument,
-                        "an image of " + std::to_string(plan_.height) + "x" + std::to_string(plan_.width) + " is too small for " +
-                            step.name);
+      throw EngineError(
+          EngineError::Code::invalid_argument,
+          "an image of " + std::to_string(plan_.height) + "x" + std::to_string(plan_.width) + " is too small for " + step.name);
     }
   }
 
@@ -160,9 +161,15 @@ class Planner {
     const int64_t taps = static_cast<int64_t>(step.kernel) * step.kernel;
     int64_t weights = pairs * taps, read = in_size, written = out_size;
     switch (step.kind) {
-      case Step::Kind::emit: weights = 0; break;
-      case Step::Kind::winograd_input: weights = 0, written = tiles * step.in_channels; break;
-      case Step::Kind::winograd_output: weights = 0, read = tiles * step.out_channels; break;
+      case Step::Kind::emit:
+        weights = 0;
+        break;
+      case Step::Kind::winograd_input:
+        weights = 0, written = tiles * step.in_channels;
+        break;
+      case Step::Kind::winograd_output:
+        weights = 0, read = tiles * step.out_channels;
+        break;
       case Step::Kind::winograd_multiply:
         weights = pairs * kWinogradProducts;
         read = tiles * step.in_channels, written = tiles * step.out_channels;
@@ -173,8 +180,11 @@ class Planner {
         weights = step.out_channels * taps;
         p.macs = p.network_macs = out_size * taps;
         break;
-      case Step::Kind::transposed: p.macs = p.network_macs = in_size * step.out_channels * taps; break;
-      default: p.macs = p.network_macs = out_size * step.in_channels * taps;
+      case Step::Kind::transposed:
+        p.macs = p.network_macs = in_size * step.out_channels * taps;
+        break;
+      default:
+        p.macs = p.network_macs = out_size * step.in_channels * taps;
     }
     p.bytes = 4 * (weights + read + written);
   }
@@ -208,20 +218,23 @@ class Planner {
     plan_.params = std::max<int64_t>(plan_.params, kNormRows * kBlock * (step.reads_image() ? 0 : in_blocks(step)));
     int64_t scratch = step.gathers() ? p.gather_block * blocks : 0;
     if (step.int8) {
-      const int64_t row_bytes = step.gathers() ? p.gather_block * blocks
-                                               : static_cast<int64_t>(p.strip_rows) * p.in_width * blocks * kBlock;
+      const int64_t row_bytes =
+          step.gathers() ? p.gather_block * blocks : static_cast<int64_t>(p.strip_rows) * p.in_width * blocks * kBlock;
       const int64_t channels = round_up(program_.packed_channels(step), kBlock);
-      const int taps = step.reads_image() ? step.kernel : step.taps();
       const auto add = [&scratch](int64_t floats) { return std::exchange(scratch, round_up(scratch + floats, 16)); };
       scratch = round_up(scratch, 16);
-      // A row of an image ends within a block of bytes, and a dot product may read up to three bytes beyond its last one.
+      // The last dot product of a row may read beyond it.
       p.int8_rows = add(row_bytes / 4 + 2 * kBlock);
-      p.int8_weights = add((int8_weight_bytes(program_.packed_channels(step), taps, step.out_blocks()) + 3) / 4);
-      p.int8_in = add(channels), p.int8_inverse = add(channels), p.int8_out = add(step.out_blocks() * kBlock);
+      p.int8_weights = add((int8_bytes(step) + 3) / 4);
+      p.int8_in = add(channels), p.int8_inverse = add(channels);
+      p.int8_out = add(step.out_blocks() * kBlock);
     } else if (step.kind == Step::Kind::pointwise) {
       scratch = static_cast<int64_t>(step.weight.size());
     }
-    if (step.kind == Step::Kind::head) scratch += kMaxHeadChannels * (static_cast<int64_t>(plan_.width) + 64);
+    if (step.kind == Step::Kind::head) {
+      p.head_sums = scratch;
+      scratch += kMaxHeadChannels * (static_cast<int64_t>(plan_.width) + 64);
+    }
     plan_.scratch = std::max(plan_.scratch, round_up(scratch, 16));
     // A product's factors lie an odd number of cache lines from the next one's, lest 36 of them share a cache set.
     const int64_t tiles = p.tile_floats();
@@ -239,6 +252,15 @@ class Planner {
       const int end = std::min((s + 1) * p.strip_rows * outputs_per_row, p.out_height);
       value.counts.push_back(static_cast<int64_t>(end - begin) * p.out_width);
     }
+  }
+
+  // Of a step's quantized weights.
+  int64_t int8_bytes(const Step& step) const {
+    const int channels = program_.packed_channels(step);
+    if (step.kind == Step::Kind::head) {
+      return int8_head_row_bytes(step.kernel) * step.kernel * in_blocks(step) * step.out_channels;
+    }
+    return int8_weight_bytes(channels, step.reads_image() ? step.kernel : step.taps(), step.out_blocks());
   }
 
   // The rows a step splits among threads, and what its gathered rows have around the image's.
@@ -262,9 +284,14 @@ class Planner {
         // The last tiles may reach beyond the border; what they make of that is cut off.
         p.right = p.tile_columns * kWinogradTile + 1 - p.in_width;
         break;
-      case Step::Kind::winograd_output: p.rows = p.tile_rows; break;
-      case Step::Kind::winograd_multiply: p.rows = kWinogradProducts; break;
-      default: break;
+      case Step::Kind::winograd_output:
+        p.rows = p.tile_rows;
+        break;
+      case Step::Kind::winograd_multiply:
+        p.rows = kWinogradProducts;
+        break;
+      default:
+        break;
     }
   }
 
@@ -290,7 +317,8 @@ class Planner {
       const int64_t size = p.block_stride() * value.blocks();
       arena.add(&p.data, size, made, last);
       if (value.kept_by >= 0) arena.add(&p.kept, size, value.kept_by, std::max(used, value.kept_by));
-      if (value.norm) arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * kSumRows * value.blocks() * kBlock, made, last);
+      if (value.norm)
+        arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * kSumRows * value.blocks() * kBlock, made, last);
     }
     for (int s = 0; s < count; ++s) {
       if (program_.steps[s].kind != Step::Kind::winograd_multiply) continue;

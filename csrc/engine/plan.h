@@ -10,9 +10,9 @@ namespace gancomp::engine {
 
 struct ValuePlan {
   int height = 0, width = 0;
-  int64_t data = -1;  // as the convolution left it, in floats from the start of the arena
-  int64_t kept = -1;  // finished, where a step writes it
-  int64_t sums = -1;  // [strips][kSumRows][blocks * 16] of a value with a norm
+  int64_t data = -1;            // as the convolution left it, in floats from the start of the arena
+  int64_t kept = -1;            // finished, where a step writes it
+  int64_t sums = -1;            // [strips][kSumRows][blocks * 16] of a value with a norm
   std::vector<int64_t> counts;  // [strips] elements of a channel
 
   int64_t row_stride() const { return static_cast<int64_t>(width) * kBlock; }
@@ -25,14 +25,15 @@ struct StepPlan {
                                              // of tiles, or products)
   // Gathered rows of one strip: above and below its own, pixels at the sides.
   int above = 0, below = 0, left = 0, right = 0;
-  int64_t gather_row = 0, gather_block = 0;  // strides of the scratch
-  std::vector<int> image_rows, image_columns;  // steps that read the image: source of every gathered row and column
-  int tile_rows = 0, tile_columns = 0;           // winograd
-  int64_t factors = -1, products = -1;           // winograd: [product][block][tile][16] in the arena
+  int64_t gather_row = 0, gather_block = 0;       // strides of the scratch
+  std::vector<int> image_rows, image_columns;     // steps that read the image: source of every gathered row and column
+  int tile_rows = 0, tile_columns = 0;            // winograd
+  int64_t factors = -1, products = -1;            // winograd: [product][block][tile][16] in the arena
   int64_t factor_stride = 0, product_stride = 0;  // floats between products
-  // Of a step in bytes, floats into a thread's scratch: gathered rows as bytes, quantized weights, the units of the input channels
-  // and their inverses, the units of the output channels.
+  // Of a step in bytes, floats into a thread's scratch: gathered rows as bytes, quantized weights, the units of the input
+  // channels and their inverses, the units of the output channels.
   int64_t int8_rows = 0, int8_weights = 0, int8_in = 0, int8_inverse = 0, int8_out = 0;
+  int64_t head_sums = 0;     // head: floats into a thread's scratch
   int64_t macs = 0;          // multiply-accumulates done
   int64_t network_macs = 0;  // as the network defines them
   int64_t bytes = 0;

@@ -9,8 +9,8 @@
 
 namespace gancomp {
 
-constexpr int kBlock = 16;        // channels of a block
-constexpr int kGroup = 2;         // blocks of output channels that share a sweep over the input
+constexpr int kBlock = 16;         // channels of a block
+constexpr int kGroup = 2;          // blocks of output channels that share a sweep over the input
 constexpr int kMaxImagePixel = 4;  // an image of at most so many channels is gathered without filling up blocks
 constexpr int kMaxHeadChannels = 4;
 
@@ -44,7 +44,7 @@ struct BlockedGatherParams {
   const float* residual = nullptr;                                  // same strides as x; null: none
   float* kept = nullptr;  // rows [kept_begin, kept_end) of the result are also written here, with the strides of x
   int kept_begin = 0, kept_end = 0;
-  int row_begin = 0, row_end = 0;        // rows to gather; those outside [0, height) are border
+  int row_begin = 0, row_end = 0;         // rows to gather; those outside [0, height) are border
   int border_left = 0, border_right = 0;  // pixels
   BorderMode mode = BorderMode::zero;
   float* y = nullptr;  // row `row_begin`, left border first
@@ -81,8 +81,8 @@ struct BlockedConvParams {
   int64_t y_block = 0, y_row = 0;
   int y_pixel = kBlock;  // 2 * kBlock for a phase of a transposed convolution
   int rows = 0, width = 0;
-  ChannelSums sums;     // added to, except where `first`
-  bool first = true;    // whether this call begins the strip's sums
+  ChannelSums sums;   // added to, except where `first`
+  bool first = true;  // whether this call begins the strip's sums
 };
 
 // Depthwise 3x3 of one block of gathered rows.
@@ -122,7 +122,8 @@ struct WinogradOutputParams {
   ChannelSums sums;         // of this block
 };
 
-// Convolution into few channels (an image): input channels are the lanes. Weights: [output][input block][tap row][tap column][16].
+// Convolution into few channels (an image): input channels are the lanes. Weights: [output][input block][tap row][tap
+// column][16].
 struct BlockedHeadParams {
   const float* x = nullptr;
   int64_t x_block = 0, x_row = 0;
@@ -130,10 +131,15 @@ struct BlockedHeadParams {
   const float* weight = nullptr;
   const float* bias = nullptr;  // [out_channels]; null: zero
   int out_channels = 0;         // at most kMaxHeadChannels
+  // In bytes instead of x and weight, whose strides and order are the same but for int8_head_row_bytes() a row of weights; 64
+  // bytes may be read from the last pixel on.
+  const uint8_t* x8 = nullptr;
+  const int8_t* weight8 = nullptr;
+  const float* out_unit = nullptr;  // [out_channels]
   bool tanh = true;
   int rows = 0, width = 0;
-  float* planes = nullptr;   // [C, plane], first row of the strip; or
-  uint8_t* bytes = nullptr;  // [row, width, C], trunc((v + 1) / 2 * 255)
+  float* planes = nullptr;       // [C, plane], first row of the strip; or
+  uint8_t* bytes = nullptr;      // [row, width, C], trunc((v + 1) / 2 * 255)
   int64_t plane = 0, y_row = 0;  // floats between planes; elements between rows
   float* scratch = nullptr;      // kMaxHeadChannels * (width + 64) floats
 };
@@ -154,9 +160,9 @@ struct BlockedEmitParams {
 struct MergeSumsParams {
   const float* sums = nullptr;      // [strips][kSumRows][channels], as ChannelSums lists them
   const int64_t* counts = nullptr;  // [strips] elements of a channel
-  int strips = 0, channels = 0;    // channels: a multiple of 16
+  int strips = 0, channels = 0;     // channels: a multiple of 16
   float eps = 1e-5f;
-  const float *norm_scale = nullptr, *norm_shift = nullptr;  // [channels]; null: one, zero
+  const float *norm_scale = nullptr, *norm_shift = nullptr;   // [channels]; null: one, zero
   float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]
   float *low = nullptr, *high = nullptr;                      // [channels] extremes; null: not wanted
 };
@@ -203,5 +209,16 @@ struct Int8ConvParams {
   int rows = 0, width = 0;
   ChannelSums sums;
 };
+
+// Weights of a head in bytes: from [output][input block][tap row][tap column][16] to the same with rows of
+// int8_head_row_bytes(), each input channel times its unit, as multiples of a unit per output channel.
+struct Int8HeadWeightsParams {
+  const float* weight = nullptr;
+  int in_blocks = 0, taps = 1, out_channels = 0;
+  const float* in_unit = nullptr;  // [in_blocks * 16]
+  int8_t* y = nullptr;
+  float* out_unit = nullptr;  // [out_channels]
+};
+inline __attribute__((always_inline)) int64_t int8_head_row_bytes(int taps) { return (taps * kBlock + 63) / 64 * 64; }
 
 }  // namespace gancomp

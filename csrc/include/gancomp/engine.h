@@ -36,9 +36,9 @@ enum class Precision {
 };
 
 struct EngineOptions {
-  int threads = 0;            // 0: GANCOMP_NUM_THREADS, or else one per core of the process
+  int threads = 0;                       // 0: GANCOMP_NUM_THREADS, or else one per core of the process
   Precision precision = Precision::f32;  // of a model
-  const char* isa = nullptr;  // instruction set by name; null: the best of this processor, or GANCOMP_ISA
+  const char* isa = nullptr;             // instruction set by name; null: the best of this processor, or GANCOMP_ISA
 };
 
 // The weights of a generator, ready to run; immutable, and shared by any number of engines.
@@ -56,7 +56,7 @@ class GANCOMP_API Model {
   virtual int64_t macs(int64_t height,
                        int64_t width) const = 0;  // multiply-accumulates of one image, as the network defines them
   virtual Precision precision() const = 0;
-  virtual const char* isa() const = 0;            // whose kernels run
+  virtual const char* isa() const = 0;  // whose kernels run
 };
 
 // Runs a model. An engine has threads and memory of its own and serves one call at a time: calls from several threads wait for

@@ -71,6 +71,7 @@ struct CpuKernels {
   void (*blocked_quantize)(const BlockedQuantizeParams&);
   void (*int8_weights)(const Int8WeightsParams&);
   void (*int8_conv)(const Int8ConvParams&);
+  void (*int8_head_weights)(const Int8HeadWeightsParams&);
 };
 
 // The kernels for an instruction set by name ("portable", "avx2", "avx512", "neon"), or null where this build or this
