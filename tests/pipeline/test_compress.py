@@ -22,6 +22,7 @@ from gancomp.errors import ConfigError, DataError, RunError
 from gancomp.io import read_json, read_jsonl
 from gancomp.pipeline.compress import run_compress
 from gancomp.search import profile_module
+from gancomp.train import TrainOptions
 
 from .conftest import mini
 
@@ -36,7 +37,14 @@ PRODUCTS = (
 
 
 def test_products(finished: Path) -> None:
-    for name in (*PRODUCTS, "evaluation.json", "report.html", "search/results.jsonl", "search/pareto.png", "search/chosen.json"):
+    for name in (
+        *PRODUCTS,
+        "evaluation.json",
+        "report.html",
+        "search/results.jsonl",
+        "search/pareto.png",
+        "search/chosen.json",
+    ):
         assert (finished / name).stat().st_size > 0, name
     assert not list(finished.rglob("*.tmp"))
     assert not list(finished.rglob("state.pt")), "a finished stage keeps no state to resume from"
@@ -131,7 +139,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(finished: Path, tmp_pa
     assert _digests(out) == _digests(finished)
     assert _search_lines(out) == _search_lines(finished)
     for stage in ("teacher", "supernet", "finetune"):
-        lines = [[{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(f / stage / "log.jsonl")] for f in (out, finished)]
+        lines = [
+            [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(f / stage / "log.jsonl")]
+            for f in (out, finished)
+        ]
         assert lines[0] == lines[1]
     assert (out / "report.html").exists()
 
@@ -148,7 +159,9 @@ def test_from_a_trained_teacher(finished: Path, tmp_path: Path) -> None:
 
 
 def test_budget_out_of_reach_is_found_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"out of reach; the smallest configuration of space '8,4', 4_4_4_4_4_4_4_4, costs macs"):
+    with pytest.raises(
+        ConfigError, match=r"out of reach; the smallest configuration of space '8,4', 4_4_4_4_4_4_4_4, costs macs"
+    ):
         run_compress(mini(tmp_path / "run", budget="1000x"), progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -161,6 +174,7 @@ def test_budget_out_of_reach_is_found_before_training(tmp_path: Path) -> None:
         ({"macs": "-3"}, "macs='-3': expected a number above 0"),
         ({"space": "8,nine"}, "space='8,nine': expected one of channels-32"),
         ({"teacher": "missing.pth"}, "missing.pth: no such file"),
+        ({"train": TrainOptions(d_layers=4)}, "a discriminator of 4 layers (train.d_layers) needs at least 48"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, changes: dict, message: str) -> None:
@@ -212,11 +226,15 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         "from gancomp.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    arguments = ["train", "--out", str(tmp_path / "run"), "--data.load-size", "36", "--data.crop-size", "32", "--data.synthetic-train", "8",
-                 "--data.synthetic-test", "2", "--model.ngf", "8", "--model.n-blocks", "1", "--train.steps", "2", "--train.ndf", "8",
-                 "--train.batch-size", "1"]  # fmt: skip
+    arguments = [
+        "train", "--out", str(tmp_path / "run"), "--data.load-size", "36", "--data.crop-size", "32",
+        "--data.synthetic-train", "8", "--data.synthetic-test", "2", "--model.ngf", "8", "--model.n-blocks", "1",
+        "--train.steps", "2", "--train.ndf", "8", "--train.batch-size", "1",
+    ]  # fmt: skip
     environment = {**os.environ, "GANCOMP_BACKEND": "auto"}
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120, env=environment
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("gancomp: error: ")
