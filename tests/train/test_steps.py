@@ -73,11 +73,11 @@ def update_discriminator(discriminator: nn.Module, optimizer, batch: Batch, fake
     return loss.detach()
 
 
-def assert_same_weights(ours: nn.Module, stock: nn.Module) -> None:
-    """Equal to a thousandth of what three steps of Adam move a weight by; the losses are computed in single precision."""
+def assert_same_weights(ours: nn.Module, stock: nn.Module, allowed: float = 3e-5) -> None:
+    """Equal but for the losses' single precision: to a thousandth of what three steps of Adam move a weight by."""
     for name, tensor in stock.state_dict().items():
         difference = (ours.state_dict()[name] - tensor).abs().max()
-        assert difference < 3e-5, f"{name}: {difference}"
+        assert difference < allowed, f"{name}: {difference}"
 
 
 def assert_same_losses(losses: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -172,7 +172,10 @@ def test_supernet(options: dict, separable: bool) -> None:
     adversarial, distilling = options.lambda_gan > 0, options.lambda_distill > 0
     assert len(adaptors) == (3 if distilling else 0)
     discriminator = patch_twin(stage) if adversarial else None
-    optimizer = adam([*stock.parameters(), *adaptors.parameters()])
+    # Adam hides how large a loss is; it is tested with the teacher.
+    optimizer = torch.optim.SGD([*stock.parameters(), *adaptors.parameters()], lr=1e-4)
+    trained = stage.optimizers["student"].param_groups[0]["params"]
+    stage.optimizers["student"] = torch.optim.SGD(trained, lr=1e-4)
     optimizer_d = adam(discriminator.parameters()) if adversarial else None
     run = SharedWeights(stock, separable)
     for step, batch in enumerate(batches()):
@@ -200,13 +203,10 @@ def test_supernet(options: dict, separable: bool) -> None:
         weights = {"recon": options.lambda_recon, "G": options.lambda_gan, "distill": options.lambda_distill}
         optimizer.zero_grad()
         sum(weights[name] * value for name, value in mean.items()).backward()
-        # A weight that no sampled sub-network has is still moved by Adam's momentum.
-        for parameter in stock.parameters():
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         optimizer.step()
         assert_same_losses(losses, expected | mean)
-    assert_same_weights(supernet.generator, stock)
-    assert_same_weights(stage.adaptors, adaptors)
+    assert_same_weights(supernet.generator, stock, 1e-7)
+    assert_same_weights(stage.adaptors, adaptors, 1e-7)
     assert_same_weights(teacher, stock_teacher)
     if adversarial:
         assert_same_weights(stage.adversary.network, discriminator)
