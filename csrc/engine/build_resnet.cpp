@@ -7,8 +7,6 @@
 namespace gancomp::engine {
 namespace {
 
-constexpr size_t kMaxBlocks = 1000;
-
 std::string at(int index) { return "model." + std::to_string(index); }
 
 Node conv(int input, int in, int out, int kernel, int padding, Padding mode) {
@@ -46,7 +44,7 @@ Graph build_resnet(Config& config, Weights& weights) {
   const auto width = [&](const char* name) { return config.whole(name, 1, kMaxChannels); };
   const int in = width("in_channels"), out = width("out_channels");
   const int stem = width("stem"), down = width("down"), stream = width("stream"), up = width("up"), last = width("last");
-  const std::vector<int> hidden = config.wholes("hidden", 1, kMaxChannels, kMaxBlocks);
+  const std::vector<int> hidden = config.wholes("hidden", 1, kMaxChannels);
   const bool separable = config.flag("separable");
   const std::string norm = config.choice("norm", {"instance", "instance_affine", "batch", "none"});
   const std::string padding = config.choice("padding", {"reflect", "replicate", "zero"});

@@ -26,6 +26,9 @@ static_assert(GANCOMP_INVALID_ARGUMENT == static_cast<int>(Code::invalid_argumen
                   GANCOMP_UNSUPPORTED == static_cast<int>(Code::unsupported) &&
                   GANCOMP_MEMORY == static_cast<int>(Code::memory),
               "the two interfaces share their codes");
+static_assert(GANCOMP_F32 == static_cast<int>(gancomp::Precision::f32) &&
+                  GANCOMP_INT8 == static_cast<int>(gancomp::Precision::int8),
+              "and precisions");
 
 // Of fixed size, so that a failure for want of memory needs none.
 thread_local char error_message[1024] = "";
@@ -65,7 +68,12 @@ gancomp::EngineOptions engine_options(const gancomp_options* options) {
     throw EngineError(Code::invalid_argument, "options: size is " + std::to_string(options->size) + ", this library expects " +
                                                   std::to_string(sizeof(gancomp_options)) + " (GANCOMP_OPTIONS_INIT sets it)");
   }
+  if (options->precision != GANCOMP_F32 && options->precision != GANCOMP_INT8) {
+    throw EngineError(Code::invalid_argument,
+                      "options: precision is " + std::to_string(options->precision) + ", expected GANCOMP_F32 or GANCOMP_INT8");
+  }
   result.threads = options->threads;
+  result.precision = static_cast<gancomp::Precision>(options->precision);
   result.isa = options->isa;
   return result;
 }
@@ -107,6 +115,10 @@ int32_t gancomp_model_out_channels(const gancomp_model* model) { return model ==
 int64_t gancomp_model_parameters(const gancomp_model* model) { return model == nullptr ? 0 : model->model->parameters(); }
 
 const char* gancomp_model_isa(const gancomp_model* model) { return model == nullptr ? nullptr : model->model->isa(); }
+
+gancomp_precision gancomp_model_precision(const gancomp_model* model) {
+  return model == nullptr ? GANCOMP_F32 : static_cast<gancomp_precision>(model->model->precision());
+}
 
 gancomp_status gancomp_model_macs(const gancomp_model* model, int64_t height, int64_t width, int64_t* macs) {
   return guarded([&] { required(macs, "macs") = required(model, "model").model->macs(height, width); });

@@ -12,7 +12,8 @@ using Json = nlohmann::json;
 using Value = Config::Value;
 using Kind = Value::Kind;
 
-// A thousand blocks take some seven thousand bytes.
+// A list of as many numbers takes some seven thousand bytes.
+constexpr size_t kMaxItems = 1000;
 constexpr size_t kMaxText = size_t{16} << 10;
 
 // Reads one object of plain values and lists of them; anything deeper ends the reading at once.
@@ -60,6 +61,8 @@ class ConfigReader final : public nlohmann::json_sax<Json> {
   bool add(Value value) {
     if (!in_object_) return false;
     if (in_list_) {
+      if (field_->items.size() == kMaxItems)
+        fail_format("config: a list of more than " + std::to_string(kMaxItems) + " values");
       field_->items.push_back(std::move(value));
     } else {
       *field_ = std::move(value);
@@ -122,7 +125,7 @@ bool Config::flag(const char* name) {
   return value.whole != 0;
 }
 
-double Config::number(const char* name, double low, double high) {
+double Config::number(const char* name, int low, int high) {
   const Value& value = at(name);
   const bool is_number = value.kind == Kind::whole || value.kind == Kind::real;
   if (!is_number || !(value.number >= low && value.number <= high)) {
@@ -133,11 +136,9 @@ double Config::number(const char* name, double low, double high) {
 
 int Config::whole(const char* name, int low, int high) { return checked_whole(name, at(name), low, high); }
 
-std::vector<int> Config::wholes(const char* name, int low, int high, size_t max_count) {
+std::vector<int> Config::wholes(const char* name, int low, int high) {
   const Value& value = at(name);
-  if (value.kind != Kind::list || value.items.size() > max_count) {
-    wrong(name, value, "a list of at most " + std::to_string(max_count) + " whole numbers");
-  }
+  if (value.kind != Kind::list) wrong(name, value, "a list of whole numbers");
   std::vector<int> result;
   for (const Value& item : value.items) {
     result.push_back(checked_whole(name + ("[" + std::to_string(result.size()) + "]"), item, low, high));

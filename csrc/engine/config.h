@@ -19,9 +19,9 @@ class Config {
   std::string text(const char* name);
   std::string choice(const char* name, std::initializer_list<const char*> allowed);
   bool flag(const char* name);
-  double number(const char* name, double low, double high);
+  double number(const char* name, int low, int high);
   int whole(const char* name, int low, int high);
-  std::vector<int> wholes(const char* name, int low, int high, size_t max_count);
+  std::vector<int> wholes(const char* name, int low, int high);
   // Throws unless every field was asked for.
   void finish() const;
 
@@ -31,8 +31,8 @@ class Config {
     std::string shown;  // for messages
     int64_t whole = 0;  // also 0 or 1 of a flag
     double number = 0;  // of whole and real
-    std::string text;
-    std::vector<Value> items;  // none of them a list
+    std::string text{};
+    std::vector<Value> items{};  // none of them a list
   };
 
  private:

@@ -64,12 +64,25 @@ static void test_model(void) {
   CHECK(gancomp_model_parameters(model) == oracle_parameters());
   CHECK(gancomp_model_macs(model, 64, 32, &macs) == GANCOMP_OK && macs == oracle_macs(64, 32));
   CHECK(strlen(gancomp_model_isa(model)) > 0);
+  CHECK(gancomp_model_precision(model) == GANCOMP_F32);
   options.isa = "portable";
   {
     size_t size = 0;
     const void* file = oracle_file(&size);
     CHECK(gancomp_model_parse(file, size, &options, &other) == GANCOMP_OK);
     CHECK(strcmp(gancomp_model_isa(other), "portable") == 0);
+    gancomp_model_free(other);
+    other = NULL;
+    options.isa = NULL;
+    options.precision = GANCOMP_INT8;
+    // Only some processors can.
+    if (gancomp_model_parse(file, size, &options, &other) == GANCOMP_OK) {
+      CHECK(gancomp_model_precision(other) == GANCOMP_INT8);
+    } else {
+      CHECK(strstr(gancomp_error_message(), "int8") != NULL);
+    }
+    options.precision = 2;
+    CHECK_FAILS(gancomp_model_parse(file, size, &options, &other), GANCOMP_INVALID_ARGUMENT, "precision is 2");
   }
   gancomp_model_free(other);
   gancomp_model_free(model);
@@ -107,6 +120,7 @@ static void test_model_errors(void) {
   CHECK_FAILS(gancomp_model_macs(NULL, 64, 64, NULL), GANCOMP_INVALID_ARGUMENT, "model: expected a pointer");
   CHECK(gancomp_model_in_channels(NULL) == 0 && gancomp_model_out_channels(NULL) == 0);
   CHECK(gancomp_model_parameters(NULL) == 0 && gancomp_model_isa(NULL) == NULL);
+  CHECK(gancomp_model_precision(NULL) == GANCOMP_F32);
   gancomp_model_free(NULL);
 }
 

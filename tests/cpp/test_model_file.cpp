@@ -447,12 +447,15 @@ void test_config_errors() {
   expect_format(raw("{"), "is not a JSON object");
   expect_format(raw("{\"a\nb\"}"), "is not a JSON object");
   expect_format(raw(std::string(17000, ' ')), "config: 17000 bytes, at most 16384");
-  expect_format(raw(std::string(8000, '[') + std::string(8000, ']')), "nested too deeply");
+  expect_format(raw(std::string(8000, '[') + std::string(8000, ']')), "is not a JSON object");
   expect_format(raw("{\"arch\":" + std::string(8000, '[') + std::string(8000, ']') + "}"), "nested too deeply");
   std::string wide = "{\"arch\":[0";
   for (int i = 0; i < 8000; ++i) wide += ",0";
-  expect_format(raw(wide + "]}"), "0,0,0...: expected a string");
+  expect_format(raw(wide + "]}"), "more than 1000 values");
   expect_format(raw("{}"), "config: arch is missing");
+  expect_format(raw("{\"arch\": [0]}"), "config: arch=[...]: expected a string");
+  expect_format(raw("{\"arch\": \"x\", \"arch\": \"y\"}"), "config: 'arch' is there twice");
+  expect_format(raw("1"), "config: '1' is not a JSON object");
   expect_format(raw("{\"arch\": 1}"), "config: arch=1: expected a string");
   expect_error(raw("{\"arch\": \"patch\"}"), Code::unsupported, "arch='patch': the engine runs resnet and unet");
 
@@ -469,14 +472,14 @@ void test_config_errors() {
     config.erase(name);
     expect_format(raw(config.dump()), std::string("config: ") + name + " is missing");
   }
-  expect_format(resnet("hidden", 3), "config: hidden=");
-  expect_format(resnet("hidden", Json(std::vector<int>(1001, 1))), "a list of at most 1000 whole numbers");
+  expect_format(resnet("hidden", 3), "config: hidden=3: expected a list of whole numbers");
+  expect_format(resnet("hidden", Json(std::vector<int>(1001, 1))), "config: a list of more than 1000 values");
   expect_format(resnet("hidden", {5, 0}), "config: hidden[1]=0: expected a whole number between 1 and 65536");
   expect_format(resnet("separable", 1), "config: separable=1: expected true or false");
   expect_format(resnet("norm", "group"), "config: norm=\"group\":");
   expect_format(resnet("norm", 1), "expected one of instance, instance_affine, batch, none");
   expect_format(resnet("padding", "circular"), "expected one of reflect, replicate, zero");
-  expect_format(resnet("dropout", 1.5), "config: dropout=1.5: expected a number between 0.0 and 1.0");
+  expect_format(resnet("dropout", 1.5), "config: dropout=1.5: expected a number between 0 and 1");
   expect_format(resnet("spectral\n", true), "config: unknown field 'spectral\\x0a'");
   // A config and tensors that disagree.
   expect_format(resnet("stem", 65536), "'model.1.weight': shape [2, 2, 7, 7], but the configuration wants [65536, 2, 7, 7]");

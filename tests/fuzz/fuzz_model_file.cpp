@@ -60,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const Graph graph = read_graph(data, size, "input");
     check_graph(graph);
-    compile(graph);
+    for (const bool int8 : {false, true}) compile(graph, int8);
   } catch (const gancomp::EngineError& error) {
     const std::string message = error.what();
     require(message.size() < 512, "a message of bounded length");

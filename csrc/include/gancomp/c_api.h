@@ -38,6 +38,12 @@ typedef enum gancomp_status {
   GANCOMP_INTERNAL = 6           // a defect of the library
 } gancomp_status;
 
+// Arithmetic of the convolutions. Lower precision is never chosen for the caller: it changes the images.
+typedef enum gancomp_precision {
+  GANCOMP_F32 = 0,
+  GANCOMP_INT8 = 1  // 8-bit weights and activations where that is faster and harmless, f32 elsewhere; needs VNNI
+} gancomp_precision;
+
 // The weights of a generator, ready to run; shared by any number of engines.
 typedef struct gancomp_model gancomp_model;
 // Runs a model with threads and memory of its own.
@@ -45,12 +51,13 @@ typedef struct gancomp_engine gancomp_engine;
 
 // Begin with GANCOMP_OPTIONS_INIT: `gancomp_options options = GANCOMP_OPTIONS_INIT;`
 typedef struct gancomp_options {
-  size_t size;      // of this structure, so that later versions can add to it
-  int32_t threads;  // of an engine; 0: GANCOMP_NUM_THREADS, or else one per core of the process
-  const char* isa;  // instruction set of a model by name, e.g. "avx2"; NULL: the best of this processor, or GANCOMP_ISA
+  size_t size;        // of this structure, so that later versions can add to it
+  int32_t threads;    // of an engine; 0: GANCOMP_NUM_THREADS, or else one per core of the process
+  int32_t precision;  // of a model: a gancomp_precision
+  const char* isa;    // instruction set of a model by name, e.g. "avx2"; NULL: the best of this processor, or GANCOMP_ISA
 } gancomp_options;
 
-#define GANCOMP_OPTIONS_INIT {sizeof(gancomp_options), 0, NULL}
+#define GANCOMP_OPTIONS_INIT {sizeof(gancomp_options), 0, GANCOMP_F32, NULL}
 
 // What one step of a network took.
 typedef struct gancomp_step {
@@ -92,6 +99,9 @@ GANCOMP_API int64_t gancomp_model_parameters(const gancomp_model* model);
 // Instruction set of the kernels that run the model, e.g. "avx512"; NULL for NULL.
 GANCOMP_API const char* gancomp_model_isa(const gancomp_model* model);
 
+// Arithmetic of the model's convolutions; GANCOMP_F32 for NULL.
+GANCOMP_API gancomp_precision gancomp_model_precision(const gancomp_model* model);
+
 // Multiply-accumulates that the network defines for one image of this size.
 GANCOMP_API gancomp_status gancomp_model_macs(const gancomp_model* model, int64_t height, int64_t width, int64_t* macs);
 
@@ -109,12 +119,13 @@ GANCOMP_API int32_t gancomp_engine_threads(const gancomp_engine* engine);
 GANCOMP_API gancomp_status gancomp_engine_workspace(const gancomp_engine* engine, int64_t height, int64_t width, size_t* bytes);
 
 // Runs `n` images. x: n * in_channels * height * width floats in [-1, 1], y: n * out_channels * height * width floats, both
-// [N, C, H, W] and not overlapping. Height and width may be any from 16 to 16384. The first run of a size allocates memory,
-// later ones of that size allocate nothing.
+// [N, C, H, W] and not overlapping. Height and width may be any from 16 to 16384: where the network needs multiples of some
+// number the image is padded by reflection below and on the right, and the output is cut back. The first run of a size
+// allocates memory, later ones of that size allocate nothing.
 GANCOMP_API gancomp_status gancomp_engine_run_f32(gancomp_engine* engine, const float* x, float* y, int64_t n, int64_t height,
                                                   int64_t width);
 
-// The same for images of bytes, [N, H, W, C]: 0..255 stands for -1..1.
+// The same for images of bytes, [N, H, W, C]: v / 127.5 - 1 goes in, trunc((v + 1) / 2 * 255) comes out.
 GANCOMP_API gancomp_status gancomp_engine_run_u8(gancomp_engine* engine, const uint8_t* x, uint8_t* y, int64_t n,
                                                  int64_t height, int64_t width);
 
