@@ -210,6 +210,7 @@ class Compiler {
     program_.in_channels = graph_.in_channels;
     program_.out_channels = graph_.out_channels;
     program_.size_multiple = graph_.size_multiple;
+    program_.parameters = graph_.parameters;
     program_.image_pixel = graph_.in_channels <= kMaxImagePixel ? graph_.in_channels : kBlock;
     for (size_t i = 0; i < graph_.nodes.size(); ++i) add(static_cast<int>(i));
     keep_finished_values();
@@ -220,8 +221,6 @@ class Compiler {
   void add(int index) {
     const Node& node = graph_.nodes[index];
     const bool last = index + 1 == static_cast<int>(graph_.nodes.size());
-    program_.parameters +=
-        static_cast<int64_t>(node.weight.size() + node.bias.size() + node.norm_scale.size() + node.norm_shift.size());
     check(node, last);
     program_.values.push_back(value_of(node));
     for (int input : node.inputs) {
