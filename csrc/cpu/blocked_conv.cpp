@@ -20,7 +20,7 @@ struct Tile {
   float* y;
   int64_t y_block;
   int y_pixel;
-  const ChannelSums* sums;  // null: none
+  const ChannelSums* sums;  // of the row; null: none
   bool first;
 };
 
@@ -81,19 +81,21 @@ void row(Tile& t, int width) {
 template <int kVecs, int kStep>
 void strip(const BlockedConvParams& p, int out_channel, const float* weight, int weight_row) {
   const int out_block = out_channel / kBlock;
-  const ChannelSums sums = p.sums.from(out_channel);
+  RowSums<kVecs> sums(p.sums.from(out_channel), p.first);
   Tile t{};
   t.x_block = p.x_block, t.x_row = p.x_row, t.x_pixel = p.x_pixel;
   t.in_channels = p.in_channels, t.taps_h = p.taps_h, t.taps_w = p.taps_w;
   t.weight = weight, t.weight_row = weight_row;
   t.bias = p.bias == nullptr ? nullptr : p.bias + out_channel;
   t.y_block = p.y_block, t.y_pixel = p.y_pixel;
-  t.sums = p.sums.pivot == nullptr ? nullptr : &sums;
+  t.sums = sums.row();
   t.first = p.first;
   for (int r = 0; r < p.rows; ++r) {
     t.x = p.x + r * p.stride * p.x_row;
     t.y = p.y + out_block * p.y_block + out_channel % kBlock + r * p.y_row;
+    sums.begin();
     row<kVecs, kStep, kMaxPixels>(t, p.width);
+    sums.end();
   }
 }
 

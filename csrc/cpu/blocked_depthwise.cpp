@@ -44,11 +44,14 @@ void strip(const BlockedDepthwiseParams& p) {
     for (int i = 0; i < p.rows; ++i) {
       const float* x = p.x + i * p.x_row + lane;
       float* y = p.y + i * p.y_row + lane;
+      Statistics row;
+      row.pivot = sums.pivot;
       int j = 0;
       for (; j + kPixels <= p.width; j += kPixels) {
-        pixels<kPixels, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, sums);
+        pixels<kPixels, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, row);
       }
-      for (; j < p.width; ++j) pixels<1, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, sums);
+      for (; j < p.width; ++j) pixels<1, kExtremes>(x + j * kBlock, p.x_row, weight, start, y + j * kBlock, row);
+      sums.add(row);
     }
     if (p.sums.pivot != nullptr) sums.store_to(p.sums, lane);
   }

@@ -83,19 +83,21 @@ void row(Tile& t, int width) {
 
 template <int kVecs, int kStep>
 void strip(const Int8ConvParams& p, int out_block, const int8_t* weight) {
-  const ChannelSums sums = p.sums.from(out_block * kBlock);
+  RowSums<kVecs> sums(p.sums.from(out_block * kBlock), true);
   Tile t{};
   t.x_block = p.x_block, t.x_row = p.x_row, t.x_pixel = p.x_pixel;
   t.in_channels = p.in_channels, t.taps_h = p.taps_h, t.taps_w = p.taps_w;
   t.weight = weight, t.weight_quad = kVecs * kLanes * kQuad;
   t.out_unit = p.out_unit + out_block * kBlock;
   t.y_block = p.y_block;
-  t.sums = p.sums.pivot == nullptr ? nullptr : &sums;
+  t.sums = sums.row();
   t.first = true;
   for (int r = 0; r < p.rows; ++r) {
     t.x = p.x + r * p.stride * p.x_row;
     t.y = p.y + out_block * p.y_block + r * p.y_row;
+    sums.begin();
     row<kVecs, kStep, kMaxPixels>(t, p.width);
+    sums.end();
   }
 }
 

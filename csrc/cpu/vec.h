@@ -56,7 +56,8 @@ GANCOMP_INLINE Vec splat(float value) { return splat(value, std::make_integer_se
 GANCOMP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 GANCOMP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
-// Running sums of a strip in registers; see ChannelSums.
+// Sums in registers; see ChannelSums. A strip's are sums of its rows' and those of its tiles': adding thousands of pixels one
+// after the other would lose digits that are needed.
 struct Statistics {
   Vec pivot{}, sum{}, squares{}, low = splat(3.0e38f), high = splat(-3.0e38f);
 
@@ -68,6 +69,13 @@ struct Statistics {
   GANCOMP_INLINE void add_extremes(Vec value) {
     low = min(low, value);
     high = max(high, value);
+  }
+  // Of another part around the same pivot.
+  GANCOMP_INLINE void add(const Statistics& part) {
+    sum += part.sum;
+    squares += part.squares;
+    low = min(low, part.low);
+    high = max(high, part.high);
   }
   GANCOMP_INLINE void load_from(const ChannelSums& at, int lane) {
     pivot = load(at.pivot + lane), sum = load(at.sum + lane), squares = load(at.squares + lane);
@@ -84,18 +92,19 @@ struct Statistics {
   }
 };
 
-// Adds a tile of pixels to a strip's sums; the first tile of a strip chooses the pivot.
+// Adds a tile of pixels to the sums of its row; the first tile of a strip chooses the pivot.
 template <int kVecs, int kPixels>
 GANCOMP_INLINE void add_tile(const Vec (&values)[kVecs][kPixels], const ChannelSums& sums, bool first) {
   GANCOMP_UNROLL
   for (int v = 0; v < kVecs; ++v) {
-    Statistics s;
+    Statistics s, row;
     if (first) {
       GANCOMP_UNROLL
       for (int p = 0; p < kPixels; ++p) s.pivot += values[v][p];
       s.pivot *= 1.0f / kPixels;
     } else {
-      s.load_from(sums, v * kLanes);
+      row.load_from(sums, v * kLanes);
+      s.pivot = row.pivot;
     }
     GANCOMP_UNROLL
     for (int p = 0; p < kPixels; ++p) s.add(values[v][p]);
@@ -103,9 +112,53 @@ GANCOMP_INLINE void add_tile(const Vec (&values)[kVecs][kPixels], const ChannelS
       GANCOMP_UNROLL
       for (int p = 0; p < kPixels; ++p) s.add_extremes(values[v][p]);
     }
+    s.add(row);
     s.store_to(sums, v * kLanes);
   }
 }
+
+// The sums of one row after the other of a strip, where its tiles add to them.
+template <int kVecs>
+class RowSums {
+ public:
+  // `strip`: sums of the strip, which has none yet if `first`.
+  GANCOMP_INLINE RowSums(const ChannelSums& strip, bool first) : strip_(strip), first_(first) {
+    if (strip.pivot == nullptr) return;
+    row_.pivot = values_[0], row_.sum = values_[1], row_.squares = values_[2];
+    if (strip.low != nullptr) row_.low = values_[3], row_.high = values_[4];
+  }
+
+  // Null: no statistics are wanted.
+  GANCOMP_INLINE const ChannelSums* row() const { return strip_.pivot == nullptr ? nullptr : &row_; }
+
+  GANCOMP_INLINE void begin() {
+    if (strip_.pivot == nullptr || first_) return;
+    for (int lane = 0; lane < kVecs * kLanes; lane += kLanes) {
+      Statistics fresh;
+      fresh.pivot = load(strip_.pivot + lane);
+      fresh.store_to(row_, lane);
+    }
+  }
+
+  GANCOMP_INLINE void end() {
+    if (strip_.pivot == nullptr) return;
+    for (int lane = 0; lane < kVecs * kLanes; lane += kLanes) {
+      Statistics total, row;
+      row.load_from(row_, lane);
+      if (!first_) total.load_from(strip_, lane);
+      total.pivot = row.pivot;
+      total.add(row);
+      total.store_to(strip_, lane);
+    }
+    first_ = false;
+  }
+
+ private:
+  const ChannelSums strip_;
+  ChannelSums row_;
+  bool first_;
+  float values_[kSumRows][kVecs * kLanes];
+};
 
 // exp(x) for |x| <= 80: x = n ln 2 + r, then the exponential series of r to the seventh power, times 2^n.
 GANCOMP_INLINE Vec exp(Vec x) {

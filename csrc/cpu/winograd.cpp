@@ -71,15 +71,18 @@ void winograd_output(const WinogradOutputParams& p) {
         const int rows = p.rows - i * kTile < kTile ? p.rows - i * kTile : kTile;
         const int columns = p.width - j * kTile < kTile ? p.width - j * kTile : kTile;
         if (i == 0 && j == 0) sums.pivot = y[0] + bias;
+        Statistics tile;
+        tile.pivot = sums.pivot;
         for (int r = 0; r < rows; ++r) {
           float* to = p.y + (i * kTile + r) * p.y_row + j * kTile * kBlock + lane;
           for (int c = 0; c < columns; ++c) {
             const Vec value = y[r * kTile + c] + bias;
             store(to + c * kBlock, value);
-            sums.add(value);
-            sums.add_extremes(value);
+            tile.add(value);
+            tile.add_extremes(value);
           }
         }
+        sums.add(tile);
       }
     }
     if (p.sums.pivot != nullptr) sums.store_to(p.sums, lane);
