@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gancomp.errors import BackendError, ConfigError, first_line
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
 
     from gancomp import _C
 
     ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, torch.Tensor)
 
+PRECISIONS = ("f32", "int8")
 _MAX_THREADS, _MIN_SIDE, _MAX_SIDE = 256, 16, 16384
 
 
@@ -53,6 +54,8 @@ class Engine:
     Args:
         model: path of a ``.safetensors`` file that gancomp wrote (``gancomp export`` makes one of other files), or its bytes.
         threads: that run an image, the caller's included; 0 takes ``GANCOMP_NUM_THREADS``, or else one per processor.
+        precision: ``f32``, or ``int8``: 8-bit weights and activations in the convolutions where that is faster and harmless. It
+            changes the images a little, and needs a processor with AVX-512 VNNI.
         isa: instruction set of the kernels: ``portable``, ``avx2``, ``avx512``, ``neon``; None takes ``GANCOMP_ISA``, or else
             the best of this processor.
 
@@ -64,14 +67,18 @@ class Engine:
 
     _native: _C.Engine
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, *, threads: int = 0, isa: str | None = None) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | bytes, *, threads: int = 0, precision: str = "f32", isa: str | None = None
+    ) -> None:
         native, threads = _library().Engine, _threads(threads)
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision!r}: expected {' or '.join(PRECISIONS)}")
         if isa is not None and not isinstance(isa, str):
             raise ConfigError(f"isa={isa!r}: expected a name or None")
         if isinstance(model, bytes):
-            self._native = native.parse(model, threads, isa)
+            self._native = native.parse(model, threads, precision, isa)
         elif isinstance(model, str | os.PathLike):
-            self._native = native.load(os.fsencode(model), threads, isa)
+            self._native = native.load(os.fsencode(model), threads, precision, isa)
         else:
             raise ConfigError(f"model: is of type {type(model).__name__}, expected the path or the bytes of a file")
 
@@ -152,6 +159,11 @@ class Engine:
     def threads(self) -> int:
         """Threads that run an image, the caller's included."""
         return self._native.threads
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the convolutions: ``f32`` or ``int8``."""
+        return self._native.precision
 
     @property
     def isa(self) -> str:

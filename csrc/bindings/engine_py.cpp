@@ -41,29 +41,37 @@ void translate(std::exception_ptr thrown) {
   }
 }
 
-EngineOptions options_of(int threads, const std::optional<std::string>& isa) {
+using Isa = std::optional<std::string>;
+
+EngineOptions model_options(const std::string& precision, const Isa& isa) {
+  EngineOptions options;
+  options.precision = precision == "int8" ? gancomp::Precision::int8 : gancomp::Precision::f32;
+  options.isa = isa ? isa->c_str() : nullptr;
+  return options;
+}
+
+EngineOptions engine_options(int threads) {
   EngineOptions options;
   options.threads = threads;
-  options.isa = isa ? isa->c_str() : nullptr;
   return options;
 }
 
 class Engine {
  public:
   Engine(std::shared_ptr<const Model> model, int threads)
-      : model_(std::move(model)), engine_(model_, options_of(threads, {})) {}
+      : model_(std::move(model)), engine_(model_, engine_options(threads)) {}
 
-  static std::unique_ptr<Engine> load(const std::string& path, int threads, const std::optional<std::string>& isa) {
+  static std::unique_ptr<Engine> load(const std::string& path, int threads, const std::string& precision, const Isa& isa) {
     const py::gil_scoped_release release;
-    return std::make_unique<Engine>(Model::load(path, options_of(threads, isa)), threads);
+    return std::make_unique<Engine>(Model::load(path, model_options(precision, isa)), threads);
   }
 
-  static std::unique_ptr<Engine> parse(const py::bytes& data, int threads, const std::optional<std::string>& isa) {
+  static std::unique_ptr<Engine> parse(const py::bytes& data, int threads, const std::string& precision, const Isa& isa) {
     char* bytes = nullptr;
     py::ssize_t size = 0;
     if (PyBytes_AsStringAndSize(data.ptr(), &bytes, &size) != 0) throw py::error_already_set();
     const py::gil_scoped_release release;
-    return std::make_unique<Engine>(Model::parse(bytes, static_cast<size_t>(size), options_of(threads, isa)), threads);
+    return std::make_unique<Engine>(Model::parse(bytes, static_cast<size_t>(size), model_options(precision, isa)), threads);
   }
 
   std::unique_ptr<Engine> another(int threads) const {
@@ -124,8 +132,8 @@ class Engine {
 void bind_engine(py::module_& m) {
   py::register_local_exception_translator(translate);
   py::class_<Engine>(m, "Engine", "See gancomp.Engine.")
-      .def_static("load", &Engine::load, py::arg("path"), py::arg("threads"), py::arg("isa"))
-      .def_static("parse", &Engine::parse, py::arg("data"), py::arg("threads"), py::arg("isa"))
+      .def_static("load", &Engine::load, py::arg("path"), py::arg("threads"), py::arg("precision"), py::arg("isa"))
+      .def_static("parse", &Engine::parse, py::arg("data"), py::arg("threads"), py::arg("precision"), py::arg("isa"))
       .def("another", &Engine::another, py::arg("threads"))
       .def("run_planes", &Engine::run_planes, py::arg("x").noconvert(), py::arg("y").noconvert())
       .def("run_bytes", &Engine::run_bytes, py::arg("x").noconvert(), py::arg("y").noconvert())
@@ -134,6 +142,9 @@ void bind_engine(py::module_& m) {
       .def("workspace", &Engine::workspace, py::arg("height"), py::arg("width"))
       .def("macs", [](const Engine& self, int64_t height, int64_t width) { return self.model().macs(height, width); })
       .def_property_readonly("threads", &Engine::threads)
+      .def_property_readonly(
+          "precision",
+          [](const Engine& self) { return std::string(self.model().precision() == gancomp::Precision::int8 ? "int8" : "f32"); })
       .def_property_readonly("isa", [](const Engine& self) { return std::string(self.model().isa()); })
       .def_property_readonly("in_channels", [](const Engine& self) { return self.model().in_channels(); })
       .def_property_readonly("out_channels", [](const Engine& self) { return self.model().out_channels(); })

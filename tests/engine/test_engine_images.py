@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gancomp import Engine
+from gancomp import _C, Engine
 from gancomp.data import to_image, to_tensor
 from gancomp.errors import BackendError, CheckpointError, ConfigError
 from gancomp.models import ResnetConfig
@@ -218,6 +218,7 @@ def test_pictures_have_one_or_three_channels(files) -> None:
         ("threads='2': expected a whole number", {"threads": "2"}),
         ("threads=True: expected a whole number", {"threads": True}),
         (f"threads={10**30}: expected a whole number", {"threads": 10**30}),
+        ("precision='f16': expected f32 or int8", {"precision": "f16"}),
         ("isa='sse9': this build on this processor has ", {"isa": "sse9"}),
         ("isa=3: expected a name or None", {"isa": 3}),
     ],
@@ -236,6 +237,18 @@ def test_wrong_sizes_and_runs(engine: Engine) -> None:
         engine.profile(planes(3, 16, 16), runs=0)
     with pytest.raises(ConfigError, match="threads=300"):
         engine.another(threads=300)
+
+
+def test_precision_is_the_users_choice(files) -> None:
+    engine = Engine(files[3, 3], isa="portable")
+    assert (engine.precision, engine.another().precision) == ("f32", "f32")
+    with pytest.raises(ConfigError, match="precision=int8: needs 8-bit dot products"):
+        Engine(files[3, 3], precision="int8", isa="portable")
+    if _C.isa() == "avx512vnni":
+        coarse, fine, x = Engine(files[3, 3], precision="int8"), Engine(files[3, 3]), planes(3, 64, 64)
+        assert (coarse.precision, coarse.another().precision) == ("int8", "int8")
+        assert np.array_equal(coarse(x), coarse.another(threads=1)(x))
+        assert 0 < abs(coarse(x) - fine(x)).max() < 0.5
 
 
 def test_threads_come_from_the_environment(files, monkeypatch) -> None:
@@ -280,7 +293,7 @@ def test_too_little_memory_is_an_error_and_nothing_else(files) -> None:
     program = """
 import resource, sys
 import numpy as np
-from gancomp import Engine
+from gancomp import _C, Engine
 engine = Engine(sys.argv[1], threads=2)
 x = np.zeros((3, 32, 32), np.float32)
 before = engine(x)
