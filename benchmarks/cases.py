@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gancomp import ops
-from gancomp.models import ResnetConfig, ResnetGenerator
+from gancomp.checkpoints import load_generator
+from gancomp.data import DataConfig, open_dataset, read_image, to_tensor
+from gancomp.models import Generator, ResnetConfig, ResnetGenerator
 from gancomp.nn import InstanceNormAct, SlicedDepthwiseConv2d
 from gancomp.ops import reference
 
@@ -28,6 +32,31 @@ def build(config: ResnetConfig, seed: int = 0) -> ResnetGenerator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResnetGenerator(config).eval()
+
+
+def shared_file(name: str) -> Path | None:
+    """A file or folder of the real images and weights, which lie in GANCOMP_SHARED or in ``shared`` beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    path = Path(os.environ.get("GANCOMP_SHARED", default)) / name
+    return path if path.exists() else None
+
+
+def weighted(net: str) -> tuple[Generator, str]:
+    """A network of ``NETS`` with the released weights where they are at hand (C1), else random ones; and which they are."""
+    released = shared_file("weights/gan_compression/horse2zebra_compressed_latest_net_G.pth") if net == "C1" else None
+    if released is None:
+        return build(NETS[net]), "random weights"
+    return load_generator(released).eval(), "released weights"
+
+
+def photographs(count: int, side: int = 256) -> tuple[Tensor, str]:
+    """Images [N, 3, side, side] in [-1, 1]: real horses where they are at hand, else the embedded drawings; and which."""
+    folder = shared_file("data/horse2zebra/testA")
+    if folder is None:
+        drawings = open_dataset(DataConfig(load_size=side, crop_size=side), "val")
+        return torch.stack([drawings.load(index).input for index in range(count)]), "embedded drawings"
+    images = [to_tensor(read_image(path).resize((side, side))) for path in sorted(folder.iterdir())[:count]]
+    return torch.stack(images), "photographs of horse2zebra"
 
 
 @dataclass(frozen=True, order=True)

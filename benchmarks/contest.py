@@ -7,11 +7,13 @@ the ratio within a round. Nobody is timed before his output has been checked.
 
 from __future__ import annotations
 
+import copy
+import math
 import multiprocessing
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,19 +25,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import PEERS
-from gancomp.checkpoints import load_generator
-from gancomp.errors import RunError
+from benchmarks.peers import PEERS, Peer
+from gancomp.errors import RunError, first_line
+from gancomp.metrics.image import psnr
 from gancomp.models import Generator
 from gancomp.models.stock import stock_generator
-from gancomp.testing import tolerance
+from gancomp.testing import tolerance, with_winograd
 
 QUIET = 0.1
 """A slice is quiet if other processes had less than this many processors during it."""
+LOWEST_PSNR = 30.0
+"""What the 8-bit images of a lower precision must reach, in dB against those of float32, for their time to be quoted."""
 
 # Runtimes of others may sum less carefully than gancomp may (OpenVINO does, in InstanceNorm). What must show is another network
 # or another precision, and bfloat16 is off by thousands of times.
 _SLACK = 4
+_EQUAL = 100.0  # dB, where images are equal to the last bit of their bytes
 _SHORTEST = 0.2  # seconds of a slice, for the system's clock of 100 ticks a second to say something
 _PAUSE = 0.02  # seconds between slices, for the threads of the last one to stop spinning
 
@@ -65,8 +70,8 @@ class Contestant:
     """
 
     def __init__(self, peer: str, model: Path, image: Tensor, threads: int) -> None:
-        self.peer = peer
-        if (reason := PEERS[peer].available()) is not None:
+        self.peer = PEERS[peer]
+        if (reason := self.peer.available()) is not None:
             raise RunError(f"{peer}: {reason}")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -76,7 +81,7 @@ class Contestant:
         self.output: np.ndarray = self._answer()
 
     def run(self, calls: int) -> Slice:
-        """One slice of ``calls`` timed calls, after an untimed one that brings caches and threads back.
+        """One slice of ``calls`` timed calls; several follow an untimed one that brings caches and threads back.
 
         Raises:
             RunError: the process failed.
@@ -106,7 +111,7 @@ class Contestant:
             answer = "its process ended"
         if isinstance(answer, str):
             self.close()
-            raise RunError(f"{self.peer}: {answer}")
+            raise RunError(f"{self.peer.name}: {answer}")
         return answer
 
 
@@ -114,18 +119,18 @@ def _serve(connection: Connection, peer: str, model: str, image: np.ndarray, thr
     """The contestant's process: answers every number of calls with a slice until the other end closes."""
     try:
         torch.set_num_threads(threads)
-        call = PEERS[peer].prepare(load_generator(model).eval(), torch.from_numpy(image))
+        call = PEERS[peer].prepare(Path(model), torch.from_numpy(image))
         connection.send(call())
         while True:
             calls = connection.recv()
-            call()
+            if calls > 1:
+                call()
             connection.send(_slice(call, calls))
     except EOFError:
         return
     except Exception as error:
         # Whatever a runtime throws is an answer: the parent names the peer and goes on or stops.
-        first_line = str(error).strip().partition("\n")[0]
-        connection.send(f"{type(error).__name__}: {first_line}")
+        connection.send(f"{type(error).__name__}: {first_line(error)}")
 
 
 def _slice(call, calls: int) -> Slice:
@@ -155,9 +160,14 @@ Rounds = list[dict[str, Slice]]
 
 
 def interleave(
-    contestants: Mapping[str, Contestant], *, calls: int, rounds: int, seconds: float = float("inf"), seed: int = 0
+    contestants: Mapping[str, Contestant],
+    calls: Mapping[str, int],
+    *,
+    rounds: int,
+    seconds: float = float("inf"),
+    seed: int = 0,
 ) -> Rounds:
-    """Let everybody run one slice of ``calls`` calls in each of ``rounds`` rounds, in an order drawn anew from ``seed``.
+    """Let everybody run one slice of his number of calls in each of ``rounds`` rounds, in an order drawn anew from ``seed``.
 
     No further round starts after ``seconds``, once three are done.
     """
@@ -170,9 +180,14 @@ def interleave(
         slices = {}
         for name in names:
             time.sleep(_PAUSE)
-            slices[name] = contestants[name].run(calls)
+            slices[name] = contestants[name].run(calls[name])
         done.append(slices)
     return done
+
+
+def calls_of_a_slice(contestant: Contestant) -> int:
+    """How many calls a slice needs to be as long as the system's clock resolves, with a margin."""
+    return math.ceil(1.5 * _SHORTEST * 1e3 / contestant.run(1).times[0])
 
 
 def quiet_rounds(rounds: Rounds) -> Rounds:
@@ -191,8 +206,20 @@ def paired_ratios(rounds: Rounds, name: str, base: str) -> list[float]:
     return [median(slices[name].times) / median(slices[base].times) for slices in rounds]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """How far an output is off: the largest error against float64, and the worst image's PSNR in dB against PyTorch's.
+
+    ``reason`` is why that is too far to be timed, or None.
+    """
+
+    error: float
+    psnr: float
+    reason: str | None
+
+
 class Truth:
-    """What every contestant's output is checked against: float64, and PyTorch's own error as the measure.
+    """What every contestant's output is checked against: float64, and PyTorch's own errors as the measures.
 
     Args:
         generator: in evaluation mode.
@@ -202,26 +229,32 @@ class Truth:
     def __init__(self, generator: Generator, image: Tensor) -> None:
         stock = stock_generator(generator)
         with torch.no_grad():
-            self._eager = {"f32": stock(image)}
+            self._eager = stock(image)
             with torch.autocast("cpu", torch.bfloat16):
-                self._eager["own"] = stock(image).float()
-            self._exact = stock.double()(image.double())
+                bfloat16 = stock(image).float()
+            self._exact = copy.deepcopy(stock).double()(image.double())
+            algorithm = with_winograd(stock)(image)
+        self._allowed = {
+            "stock": _SLACK * tolerance(self._eager, self._exact),
+            "bfloat16": _SLACK * tolerance(bfloat16, self._exact),
+            "algorithm": tolerance(algorithm, self._exact),
+        }
 
-    def check(self, contestants: Sequence[Contestant]) -> dict[str, float]:
-        """The largest error of everybody's output, by name.
+    def check(self, output: np.ndarray, peer: Peer) -> Verdict:
+        """Judge the output of a peer, whose ``measure`` says what is allowed. Fewer images are compared with the first ones.
 
-        Raises:
-            RunError: another shape, or an error above four times the tolerance of gancomp/testing.py; where the runtime
-                chooses the precision, PyTorch's error under bfloat16 autocast is the measure.
+        Runtimes of others may make four times the error that gancomp may (gancomp/testing.py).
         """
-        errors = {}
-        for contestant in contestants:
-            output = torch.from_numpy(contestant.output)
-            if output.shape != self._exact.shape or output.dtype != torch.float32:
-                raise RunError(f"{contestant.peer}: output {output.dtype} {list(output.shape)}, not {list(self._exact.shape)}")
-            allowed = _SLACK * tolerance(self._eager[PEERS[contestant.peer].precision], self._exact)
-            error = float((output.double() - self._exact).abs().max())
-            if not error <= allowed:
-                raise RunError(f"{contestant.peer}: its output is off by {error:.3g}, allowed is {allowed:.3g}")
-            errors[contestant.peer] = error
-        return errors
+        exact, eager = self._exact[: len(output)], self._eager[: len(output)]
+        y = torch.from_numpy(output)
+        if y.shape != exact.shape or y.dtype != torch.float32 or not y.isfinite().all():
+            found = f"{y.dtype} {list(y.shape)}" + ("" if y.isfinite().all() else " with values that are not finite")
+            return Verdict(math.inf, -math.inf, f"its output is {found}, not {torch.float32} {list(exact.shape)}")
+        error, quality = float((y.double() - exact).abs().max()), float(psnr(y, eager).min())
+        reason = None
+        if peer.measure == "psnr":
+            if quality < LOWEST_PSNR:
+                reason = f"its images have {quality:.1f} dB against those of float32, {LOWEST_PSNR:g} dB are needed"
+        elif error > (allowed := self._allowed[peer.measure]):
+            reason = f"its output is off by {error:.3g}, allowed is {allowed:.3g}"
+        return Verdict(error, min(quality, _EQUAL), reason)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import math
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from gancomp.version import __version__
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and when a measurement was made: the processor's name, threads, versions, commit, UTC time."""
+    """Where and when a measurement was made: the processor and its instruction sets, threads, versions, commit, UTC time."""
 
     device: str
     threads: int
@@ -74,9 +74,9 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def conditions(threads: int, *modules: str) -> Conditions:
-    """The conditions of measurements made now on this machine's processor; ``modules`` are named with their versions."""
+    """The conditions of measurements made now on this machine's processor; installed ``modules`` are named with versions."""
     versions = {"gancomp": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    versions |= {name: sys.modules[name].__version__ for name in modules}
+    versions |= {name: importlib.metadata.version(name) for name in modules}
     return Conditions(
         device=_processor(),
         threads=threads,
@@ -86,11 +86,23 @@ def conditions(threads: int, *modules: str) -> Conditions:
     )
 
 
+# Of a processor's flags in /proc/cpuinfo: what kernels of inference may use.
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "asimddp")
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores"
+    facts: dict[str, str] = {}
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip().lower(), value.strip())
+    name = facts.get("model name", platform.machine())
+    if "cpu family" in facts:
+        # A virtual machine's name can hide the generation.
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    known = {*facts.get("flags", "").split(), *facts.get("features", "").split()}
+    flags = [flag for flag in _FLAGS if flag in known]
+    return ", ".join([name, f"{os.cpu_count()} cores", *([" ".join(flags)] if flags else [])])
 
 
 def _commit() -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from gancomp.testing import (
     LAYOUTS,
+    WinogradConv2d,
     allocations,
     assert_accurate,
     forward_backward,
@@ -16,6 +18,7 @@ from gancomp.testing import (
     tolerance,
     unchanged,
     with_inactive,
+    with_winograd,
 )
 
 
@@ -113,3 +116,39 @@ def test_allocations_are_counted():
     x = torch.zeros(100)
     assert allocations(lambda: x[10:].view(9, 10)) == []
     assert allocations(lambda: (x.clone(), torch.empty(10, dtype=torch.float64))) == [400, 80]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(12, 16), (13, 11), (3, 3)])
+def test_winograds_convolution_is_the_convolution(size, bias):
+    conv = nn.Conv2d(5, 7, 3, bias=bias).double()
+    x = images(2, 5, *size, dtype=torch.float64)
+    expected, y = conv(x), WinogradConv2d(conv)(x)
+    assert y.shape == expected.shape
+    assert (y - expected).abs().max() < 1e-13 * expected.abs().max()
+
+
+def test_winograds_convolution_loses_digits():
+    """Why it is a measure of its own: the direct sum's error does not allow for it."""
+    conv, x = nn.Conv2d(64, 64, 3), images(1, 64, 34, 34)
+    with torch.no_grad():
+        direct, y = conv(x), WinogradConv2d(conv)(x)
+        exact = conv.double()(x.double())
+    assert 2 * tolerance(direct, exact) < (y.double() - exact).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}, {"kernel_size": 1}], ids=str
+)
+def test_winograds_method_is_for_one_kind_of_convolution(options):
+    conv = nn.Conv2d(32, 32, **{"kernel_size": 3, **options})
+    with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 1"):
+        WinogradConv2d(conv)
+    assert with_winograd(nn.Sequential(conv))[0] is conv
+
+
+def test_convolutions_with_many_channels_are_replaced_at_any_depth():
+    inner = nn.Sequential(nn.ReLU(), nn.Conv2d(32, 40, 3), nn.Conv2d(40, 31, 3))
+    network = with_winograd(nn.Sequential(nn.Conv2d(3, 32, 3), inner))
+    assert [type(layer) for layer in (network[0], *inner)] == [nn.Conv2d, nn.ReLU, WinogradConv2d, nn.Conv2d]
+    assert isinstance(with_winograd(nn.Sequential(nn.Conv2d(3, 32, 3)), fewest=3)[0], WinogradConv2d)

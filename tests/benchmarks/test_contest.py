@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from benchmarks import contest
 from benchmarks.cases import build
 from benchmarks.contest import Contestant, Slice, Truth, interleave, paired_ratios, quiet_rounds, times
-from benchmarks.peers import PEERS, Peer
+from benchmarks.peers import PEERS, Peer, installed, onnx_file
+from gancomp import Engine
 from gancomp.errors import RunError
 from gancomp.models import ResnetConfig
 
@@ -36,38 +38,61 @@ def pair(model):
         yield {"eager": eager, "channels_last": channels_last}
 
 
-@pytest.mark.slow
-def test_outputs_are_those_of_the_generator(pair, generator):
-    errors = Truth(generator, IMAGE).check(list(pair.values()))
-    assert set(errors) == {"eager", "channels_last"}
-    assert max(errors.values()) > 0
+@pytest.fixture(scope="module")
+def truth(generator):
+    return Truth(generator, IMAGE)
 
 
 @pytest.mark.slow
-def test_a_wrong_output_stops_the_contest(pair, generator):
-    truth, right = Truth(generator, IMAGE), pair["eager"].output
-    try:
-        pair["eager"].output = right + 1e-3
-        with pytest.raises(RunError, match=r"eager: its output is off by 0\.001"):
-            truth.check([pair["eager"]])
-        pair["eager"].output = torch.from_numpy(right).bfloat16().float().numpy()
-        with pytest.raises(RunError, match="eager: its output is off by"):
-            truth.check([pair["eager"]])
-        pair["eager"].output = right[:, :2]
-        with pytest.raises(RunError, match=r"eager: output torch\.float32 \[1, 2, 16, 20\], not \[1, 3, 16, 20\]"):
-            truth.check([pair["eager"]])
-        pair["eager"].output = np.full_like(right, np.nan)
-        with pytest.raises(RunError, match="eager: its output is off by nan"):
-            truth.check([pair["eager"]])
-    finally:
-        pair["eager"].output = right
+def test_outputs_are_those_of_the_generator(pair, truth):
+    verdicts = [truth.check(contestant.output, contestant.peer) for contestant in pair.values()]
+    assert [verdict.reason for verdict in verdicts] == [None, None]
+    assert max(verdict.error for verdict in verdicts) > 0
+    assert min(verdict.psnr for verdict in verdicts) > 80
+
+
+@pytest.mark.slow
+def test_a_wrong_output_has_a_reason(pair, truth):
+    eager, right = PEERS["eager"], pair["eager"].output
+    assert re.fullmatch(r"its output is off by 0\.001, allowed is \S+", truth.check(right + np.float32(1e-3), eager).reason)
+    bfloat16 = torch.from_numpy(right).bfloat16().float().numpy()
+    assert truth.check(bfloat16, eager).reason.startswith("its output is off by")
+    assert truth.check(bfloat16, PEERS["openvino"]).reason is None, "it chooses its precision itself"
+    missing = truth.check(right[:, :2], eager)
+    assert missing.reason == "its output is torch.float32 [1, 2, 16, 20], not torch.float32 [1, 3, 16, 20]"
+    assert "not finite" in truth.check(np.full_like(right, np.nan), eager).reason
+
+
+@pytest.mark.slow
+def test_lower_precision_is_judged_by_its_images(pair, truth):
+    right, int8 = pair["eager"].output, PEERS["engine-int8"]
+    assert truth.check(right, int8).psnr == 100.0, "equal images"
+    noise = np.random.default_rng(0).choice(np.float32([-1, 1]), right.shape)
+    fine, coarse = truth.check(right + noise * np.float32(0.04), int8), truth.check(right + noise * np.float32(0.1), int8)
+    assert fine.reason is None
+    assert 33 < fine.psnr < 36, "20 log10(2 / 0.04) is 34"
+    assert coarse.reason == f"its images have {coarse.psnr:.1f} dB against those of float32, 30 dB are needed"
+
+
+@pytest.mark.slow
+def test_engines_own_tolerance_is_tighter(pair, truth):
+    off = pair["eager"].output + np.float32(0.7 * truth._allowed["stock"])
+    assert truth.check(off, PEERS["eager"]).reason is None
+    assert truth.check(off, PEERS["engine"]).reason.startswith("its output is off by")
+    assert truth._allowed["algorithm"] == pytest.approx(truth._allowed["stock"] / 4), "no convolution here is Winograd's"
+
+
+def test_measure_of_dense_networks_is_winograds(tmp_path):
+    truth = Truth(build(ResnetConfig.uniform(8, 2)), IMAGE)
+    assert truth._allowed["algorithm"] > 1.5 * truth._allowed["stock"] / 4
 
 
 @pytest.mark.slow
 def test_everybody_runs_in_every_round_in_its_own_process(pair):
-    rounds = interleave(pair, calls=4, rounds=3)
+    rounds = interleave(pair, {"eager": 4, "channels_last": 2}, rounds=3)
     assert [set(slices) for slices in rounds] == [{"eager", "channels_last"}] * 3
-    assert all(len(one.times) == 4 and min(one.times) > 0 for slices in rounds for one in slices.values())
+    assert {(name, len(one.times)) for slices in rounds for name, one in slices.items()} == {("eager", 4), ("channels_last", 2)}
+    assert min(ms for slices in rounds for one in slices.values() for ms in one.times) > 0
     assert len({os.getpid(), *(contestant._process.pid for contestant in pair.values())}) == 3
 
 
@@ -82,12 +107,37 @@ def test_a_contestant_that_fails_names_itself(model):
 
 
 def test_an_absent_runtime_is_a_reason(model, monkeypatch):
-    absent = Peer("ghost", "", lambda generator, image: lambda: image.numpy(), ("no_such_runtime",))
-    assert absent.available() == "no_such_runtime is not installed (pip install 'gancomp[bench]')"
-    assert Peer("ghost", "", absent.prepare, ("no-such-program()",)).available() == "no-such-program is not installed"
-    monkeypatch.setitem(PEERS, "ghost", absent)
+    ghost = Peer("ghost", "", lambda model, image: lambda: image.numpy(), installed("torch", "no_such_runtime"))
+    assert ghost.available() == "no_such_runtime is not installed (pip install 'gancomp[bench]')"
+    monkeypatch.setitem(PEERS, "ghost", ghost)
     with pytest.raises(RunError, match="ghost: no_such_runtime"):
         Contestant("ghost", model, IMAGE, 1)
+
+
+def test_engines_own_reason(model, monkeypatch):
+    assert PEERS["engine"].available() is None
+    monkeypatch.setattr("benchmarks.peers.Engine", lambda path, **options: Engine(path, isa="sse9", **options))
+    assert PEERS["engine"].available().startswith("isa='sse9'")
+    monkeypatch.setattr("benchmarks.peers.Engine", lambda path, *, threads=0: Engine(path, threads=threads))
+    assert "unexpected keyword argument 'precision'" in PEERS["engine-int8"].available()
+
+
+@pytest.mark.slow
+def test_engine_peer_is_the_engine(model, truth):
+    with Contestant("engine", model, IMAGE, 1) as contestant:
+        assert truth.check(contestant.output, contestant.peer).reason is None
+        assert np.array_equal(contestant.output, Engine(model, threads=1)(IMAGE.numpy()))
+
+
+@pytest.mark.slow
+def test_onnx_file_is_made_once_for_a_size(model):
+    pytest.importorskip("onnxscript", reason="the exporter of PyTorch needs it (pip install 'gancomp[bench]')")
+    path = onnx_file(model, IMAGE)
+    assert path.name == "tiny.1x3x16x20.onnx"
+    written = path.stat().st_mtime_ns
+    assert onnx_file(model, IMAGE) == path
+    assert path.stat().st_mtime_ns == written
+    assert not list(path.parent.glob("*.data")), "the weights are in the file itself"
 
 
 class Recorder:
@@ -102,7 +152,7 @@ class Recorder:
 def test_turns_are_short_and_their_order_changes(monkeypatch):
     monkeypatch.setattr(contest, "_PAUSE", 0)
     log: list[tuple[str, int]] = []
-    interleave({name: Recorder(name, log) for name in "abc"}, calls=5, rounds=20)
+    interleave({name: Recorder(name, log) for name in "abc"}, dict.fromkeys("abc", 5), rounds=20)
     orders = ["".join(name for name, _ in log[i : i + 3]) for i in range(0, 60, 3)]
     assert all(sorted(order) == list("abc") for order in orders)
     assert len(set(orders)) > 3
@@ -111,7 +161,7 @@ def test_turns_are_short_and_their_order_changes(monkeypatch):
 
 def test_time_limit_keeps_three_rounds(monkeypatch):
     monkeypatch.setattr(contest, "_PAUSE", 0)
-    assert len(interleave({"a": Recorder("a", [])}, calls=1, rounds=50, seconds=0.0)) == 3
+    assert len(interleave({"a": Recorder("a", [])}, {"a": 1}, rounds=50, seconds=0.0)) == 3
 
 
 def one_round(a, b, foreign=0.0):
@@ -129,6 +179,14 @@ def test_ratios_are_paired():
     rounds = [one_round([2, 1, 3], [4, 4, 40]), one_round([20, 20, 20], [60, 10, 80])]
     assert paired_ratios(rounds, "b", "a") == [2.0, 3.0]
     assert times(rounds, "a") == [2, 1, 3, 20, 20, 20]
+
+
+@pytest.mark.parametrize(("ms", "calls"), [(700, 1), (299, 2), (21, 15)])
+def test_slices_are_as_long_as_the_clock_needs(ms, calls):
+    log: list[tuple[str, int]] = []
+    recorder = Recorder("a", log)
+    recorder.run = lambda count: Slice((float(ms),) * count, None)
+    assert contest.calls_of_a_slice(recorder) == calls
 
 
 def test_foreign_load_is_seen(monkeypatch):
