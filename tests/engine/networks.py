@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gancomp.engine import Engine
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
-from gancomp.testing import assert_accurate, images
+from gancomp.testing import assert_accurate, images, with_winograd
 
 from ..models import published
 
@@ -87,43 +87,6 @@ def run_any_size(network: nn.Module, x: Tensor, multiple: int) -> Tensor:
     return network(torch.from_numpy(padded))[..., : x.shape[2], : x.shape[3]]
 
 
-class WinogradConv(nn.Module):
-    """A 3x3 convolution without padding by Winograd's F(4x4, 3x3), in stock PyTorch: what the engine's error is measured by
-    where it computes in this way, which loses more digits than the direct one. Source: Lavin and Gray 2016.
-    """
-
-    A = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-    B = torch.tensor(
-        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
-         [0, 4, 0, -5, 0, 1]]
-    )  # fmt: skip
-    G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double() / 24
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.bias = conv.bias
-        self.register_buffer("products", (self.G @ conv.weight.double() @ self.G.T).to(conv.weight.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2] - 2, x.shape[3] - 2
-        tiles = nn.functional.pad(x, (0, -width % 4, 0, -height % 4)).unfold(2, 6, 4).unfold(3, 6, 4)
-        a, b = self.A.to(x.dtype), self.B.to(x.dtype)
-        sums = torch.einsum("ocij,ncyxij->noyxij", self.products, b @ tiles @ b.T)
-        y = (a @ sums @ a.T).transpose(3, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
-
-
-def with_winograd(network: nn.Module, fewest: int) -> nn.Module:
-    """``network`` with its 3x3 convolutions of stride 1 and at least so many channels computed by Winograd's method."""
-    for name, child in network.named_children():
-        if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) and child.stride == (1, 1) and child.groups == 1:
-            if min(child.in_channels, child.out_channels) >= fewest:
-                setattr(network, name, WinogradConv(child))
-        else:
-            with_winograd(child, fewest)
-    return network
-
-
 @dataclass(frozen=True)
 class Case:
     """A network, images, and what PyTorch makes of them."""
@@ -155,5 +118,5 @@ def make_case(generator: Generator, path: Path, size: tuple[int, int], batch: in
     exact = run_any_size(double, x.double(), multiple)
     float32 = run_any_size(network, x, multiple)
     dense = isinstance(generator, ResnetGenerator) and not generator.config.separable
-    winograd = run_any_size(with_winograd(network, 32), x, multiple) if dense else None
+    winograd = run_any_size(with_winograd(network), x, multiple) if dense else None
     return Case(generator, path, x, exact, float32, winograd)
