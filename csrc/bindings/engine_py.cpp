@@ -1,6 +1,4 @@
 // The engine for Python. Users meet gancomp/engine.py, which brings images into the layouts that are taken here.
-#include "engine_py.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings.h"
 #include "gancomp/engine.h"
 
 namespace py = pybind11;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine_py.h"
+#include "bindings.h"
 #include "gancomp/ops.h"
 
 namespace py = pybind11;
@@ -51,4 +51,5 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = GANCOMP_COMPILER;
   m.attr("build_type") = GANCOMP_BUILD_TYPE;
   bind_engine(m);
+  bind_roofline(m);
 }

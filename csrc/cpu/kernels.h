@@ -25,6 +25,8 @@ void winograd_output(const WinogradOutputParams& p);
 void blocked_head(const BlockedHeadParams& p);
 void blocked_emit(const BlockedEmitParams& p);
 void merge_sums(const MergeSumsParams& p);
+int64_t multiply_adds(int64_t rounds, float* sink);
+void copy_floats(const float* x, float* y, int64_t size);
 
 #if defined(__AVX512VNNI__)
 #define GANCOMP_HAS_INT8 1

@@ -22,6 +22,8 @@ const CpuKernels kernels_table = {
     blocked_head,
     blocked_emit,
     merge_sums,
+    multiply_adds,
+    copy_floats,
 #if defined(GANCOMP_HAS_INT8)
     blocked_quantize,
     int8_weights,

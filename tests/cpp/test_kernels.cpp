@@ -418,6 +418,22 @@ void test_conv(const CpuKernels& kernels, const Shape& s, bool with_bias, int64_
 
 // --- choice of the instruction set ------------------------------------------------------------------------------------
 
+// The kernels that measure the machine do what they say: a measure that skipped work would flatter no one but the machine.
+void test_roofline(const CpuKernels& kernels) {
+  where = std::string(kernels.isa) + " roofline";
+  float sink[16] = {0.0f, 0.5f, 1.0f};
+  const int64_t one = kernels.multiply_adds(1, sink);
+  CHECK(sink[0] == 1.0f, "%g", sink[0]);
+  CHECK(one >= 8 && kernels.multiply_adds(2, sink) == 2 * one, "%lld in a round", static_cast<long long>(one));
+  CHECK(sink[0] == 1.75f, "%g", sink[0]);
+  for (int64_t size = 0; size < 200; ++size) {
+    Planes x = random_planes(1, 1, 1, size, 0, 1, 1), y(1, 1, 1, size, 0, 2, kPoison);
+    kernels.copy_floats(x.data(), y.data(), size);
+    CHECK(x.dense() == y.dense(), "a copy of %lld", static_cast<long long>(size));
+    y.check_fences("copy");
+  }
+}
+
 void test_selection() {
   where = "selection";
   const char* error = nullptr;
@@ -464,6 +480,7 @@ int main() {
       test_norm(*kernels, shape, true, false, true, 3, 1000.0f);
     }
     test_norm_of_special_planes(*kernels);
+    test_roofline(*kernels);
     for (const Shape& shape : {Shape{1, 1, 2, 2},
                                {2, 3, 2, 5},
                                {1, 2, 5, 2},

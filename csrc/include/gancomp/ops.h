@@ -67,6 +67,10 @@ struct CpuKernels {
   void (*blocked_head)(const BlockedHeadParams&);
   void (*blocked_emit)(const BlockedEmitParams&);
   void (*merge_sums)(const MergeSumsParams&);
+  // What a core does at most: as many multiply-adds as registers allow, which goes sink[0] = sink[0] * sink[1] + sink[2] and
+  // returns their number; and a copy.
+  int64_t (*multiply_adds)(int64_t rounds, float* sink);
+  void (*copy_floats)(const float* x, float* y, int64_t size);
   // Null where the instruction set has no 8-bit dot products.
   void (*blocked_quantize)(const BlockedQuantizeParams&);
   void (*int8_weights)(const Int8WeightsParams&);
