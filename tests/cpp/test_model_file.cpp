@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <new>
 
 #include "check.h"
@@ -54,8 +55,9 @@ using Code = EngineError::Code;
 
 Graph parse(const std::string& bytes) {
   // A buffer of its own and exact size, so that AddressSanitizer sees any read beyond it.
-  std::vector<char> exact(bytes.begin(), bytes.end());
-  return read_graph(exact.data(), exact.size(), "file");
+  const std::unique_ptr<char[]> exact(new char[bytes.size()]);
+  std::copy(bytes.begin(), bytes.end(), exact.get());
+  return read_graph(exact.get(), bytes.size(), "file");
 }
 
 // Bytes that reading may hold at a time: a small multiple of the file's, and what the C++ library takes for any file.
