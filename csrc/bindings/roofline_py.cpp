@@ -24,7 +24,7 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 // second: `unit` counts what one of the times does on one thread. The threads begin together, and the slowest one ends the
 // time.
 double best_rate(int threads, double seconds, const std::function<void(int thread, int64_t times)>& work, double unit) {
-  constexpr double kSlice = 0.002;  // short enough to fall between what else the machine does
+  constexpr double kSlice = 0.001;  // short enough to fall between what else the machine does
   work(0, 1);
   int64_t times = 1;
   for (double took = 0; took < kSlice; times *= 2) {

@@ -117,15 +117,16 @@ int64_t Team::take(int thread) {
   return -1;
 }
 
-void Team::next_step(int64_t pieces) {
+bool Team::next_step(int64_t pieces) {
   const uint64_t step = step_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     hand_out(pieces);
     step_.store(step + 1, std::memory_order_release);
-  } else {
-    spin_until([&] { return step_.load(std::memory_order_acquire) != step; });
+    return true;
   }
+  spin_until([&] { return step_.load(std::memory_order_acquire) != step; });
+  return false;
 }
 
 void Team::work(Crew& crew, int thread) {

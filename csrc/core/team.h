@@ -32,8 +32,10 @@ class Team {
   // The next piece of the current step for `thread`, or -1 when none is left. Only inside run().
   int64_t take(int thread);
 
-  // Waits until every thread is here, and begins a step of `pieces` (the same on every thread). Only inside run().
-  void next_step(int64_t pieces);
+  // Waits until every thread is here, and begins a step of `pieces` (the same on every thread). Returns whether this thread was
+  // the last to arrive: what it did before and what it will do before it arrives again, the last one of the next step knows.
+  // Only inside run().
+  bool next_step(int64_t pieces);
 
  private:
   struct alignas(64) Share {

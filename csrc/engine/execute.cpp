@@ -24,7 +24,10 @@ BorderMode border_mode(Padding padding) {
 }  // namespace
 
 void Execution::run() {
-  if (times_ != nullptr) std::fill(times_, times_ + program_.steps.size(), 0.0);
+  if (times_ != nullptr) {
+    std::fill(times_, times_ + program_.steps.size(), 0.0);
+    step_begin_ = now_ms();
+  }
   team_.run(plan_.steps[0].strips, [](void* self, int thread) { static_cast<Execution*>(self)->work(thread); }, this);
 }
 
@@ -32,10 +35,14 @@ void Execution::work(int thread) {
   const int steps = static_cast<int>(program_.steps.size());
   for (int64_t image = 0; image < count_; ++image) {
     for (int index = 0; index < steps; ++index) {
-      const double begin = times_ != nullptr && thread == 0 ? now_ms() : 0;
       run_step(index, image, thread);
-      team_.next_step(plan_.steps[index + 1 < steps ? index + 1 : 0].strips);
-      if (times_ != nullptr && thread == 0) times_[index] += now_ms() - begin;
+      const bool last = team_.next_step(plan_.steps[index + 1 < steps ? index + 1 : 0].strips);
+      // A step takes until the last thread is done with it.
+      if (last && times_ != nullptr) {
+        const double now = now_ms();
+        times_[index] += now - step_begin_;
+        step_begin_ = now;
+      }
     }
   }
 }

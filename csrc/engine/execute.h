@@ -83,6 +83,7 @@ class Execution {
   const Images images_;
   const int64_t count_;
   double* const times_;
+  double step_begin_ = 0;
 };
 
 }  // namespace gancomp::engine
