@@ -56,7 +56,7 @@ def python_files() -> set[str]:
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive, made from a copy of the tree."""
-    for name in ("build", "cmake", "ninja", "pybind11"):
+    for name in ("build", "cmake", "ninja", "nlohmann_json", "pybind11"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed (pip install -e '.[dev]')")
     tree = tmp_path_factory.mktemp("tree") / "gancomp"

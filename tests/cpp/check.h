@@ -20,6 +20,6 @@ inline std::string where;  // what the checks below are about
 
 // What main returns.
 inline int report() {
-  std::printf("%d checks, %d failures\n", checks, failures);
+  std::printf("%d checks, %d failed\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -263,6 +263,6 @@ int main(void) {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   test_memory();
 #endif
-  printf("%d checks, %d failures\n", checks, failures);
+  printf("%d checks, %d failed\n", checks, failures);
   return failures != 0;
 }
