@@ -36,10 +36,10 @@ void Execution::work(int thread) {
   for (int64_t image = 0; image < count_; ++image) {
     for (int index = 0; index < steps; ++index) {
       run_step(index, image, thread);
+      // A step takes until the last thread is done with it; a thread that loses its core right after must not prolong it.
+      const double now = times_ != nullptr ? now_ms() : 0.0;
       const bool last = team_.next_step(plan_.steps[index + 1 < steps ? index + 1 : 0].strips);
-      // A step takes until the last thread is done with it.
       if (last && times_ != nullptr) {
-        const double now = now_ms();
         times_[index] += now - step_begin_;
         step_begin_ = now;
       }
