@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-cpu-quick docs-performance clean
 
 build: $(VENV)/.built
 
@@ -57,6 +57,22 @@ format: build
 bench: build
 	$(BIN)/python -m pytest benchmarks -q --benchmark-columns=min,median,rounds --csv benchmarks/results/ops-cpu.csv
 	$(BIN)/python -m benchmarks.plot benchmarks/results/ops-cpu.csv docs/images/ops-cpu.png
+
+# Whole networks against other runtimes: about 25 minutes, on a machine that does nothing else.
+bench-cpu: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.cpu --csv benchmarks/results/cpu.csv
+	$(BIN)/python -m benchmarks.page
+
+# One of them, for a look: nothing is written.
+bench-cpu-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.cpu --quick
+
+docs-performance: build
+	$(BIN)/python -m benchmarks.page
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) onnx onnxruntime onnxscript openvino
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info gancomp/lib gancomp/*.so
