@@ -26,6 +26,7 @@ VERBS = {
     "export": ("finetune", "ExportRun", "run_export", "write a generator to one self-describing file"),
     "evaluate": ("evaluate", "EvaluateRun", "run_evaluate", "score a generator on a split"),
     "profile": ("profile", "ProfileRun", "run_profile", "count parameters and multiply-accumulates"),
+    "bench": ("bench", "BenchRun", "run_bench", "time a generator on this machine, and where the engine's time goes"),
     "demo": ("demo", "DemoRun", "run_demo", "compress a small generator on embedded data, in minutes"),
 }
 

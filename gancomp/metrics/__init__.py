@@ -4,7 +4,8 @@ from gancomp.metrics.evaluate import HIGHER_IS_BETTER, METRICS, Evaluator
 from gancomp.metrics.features import FeatureExtractor, load_extractor
 from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from gancomp.metrics.image import l1, psnr, ssim
-from gancomp.metrics.latency import Latency, generator_call, measure_latency
+from gancomp.metrics.latency import Latency, engine_call, generator_call, measure_latency, random_images
+from gancomp.metrics.roofline import Roofline, measure_roofline
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -12,13 +13,17 @@ __all__ = [
     "Evaluator",
     "FeatureExtractor",
     "Latency",
+    "Roofline",
     "Statistics",
     "StatisticsAccumulator",
+    "engine_call",
     "frechet_distance",
     "generator_call",
     "l1",
     "load_extractor",
     "measure_latency",
+    "measure_roofline",
     "psnr",
+    "random_images",
     "ssim",
 ]

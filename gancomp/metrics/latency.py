@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from gancomp.engine import Engine
 from gancomp.errors import ConfigError
 
 
@@ -28,6 +30,7 @@ def measure_latency(
     rounds: int = 20,
     warmup: int = 2,
     seconds: float = 10.0,
+    pause: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Latency]:
     """Time callables against each other, one call each per round in a random order.
@@ -37,6 +40,8 @@ def measure_latency(
         rounds: calls of each.
         warmup: uncounted calls of each before.
         seconds: no further round starts after this time, once three are done.
+        pause: seconds before each call. Thread pools of different libraries disturb each other: their threads go on looking
+            for work for some milliseconds, on the cores that the next contender needs.
         seed: of the order within a round.
 
     Raises:
@@ -55,6 +60,8 @@ def measure_latency(
             break
         rng.shuffle(names)
         for name in names:
+            if pause > 0:
+                time.sleep(pause)
             start = time.perf_counter_ns()
             contenders[name]()
             times[name].append((time.perf_counter_ns() - start) / 1e6)
@@ -68,7 +75,7 @@ def _summary(values: list[float]) -> Latency:
 
 def generator_call(generator: torch.nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> Callable[[], object]:
     """A call of ``generator`` on one fixed random input [N, C, H, W], finished when it returns."""
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
+    x = random_images(shape).to(device)
     generator = generator.to(device).eval()
 
     def call() -> object:
@@ -79,3 +86,14 @@ def generator_call(generator: torch.nn.Module, shape: tuple[int, int, int, int],
         return y
 
     return call
+
+
+def engine_call(engine: Engine, shape: tuple[int, int, int, int]) -> Callable[[], Tensor]:
+    """A call of an engine on the input of :func:`generator_call`."""
+    x = random_images(shape)
+    return lambda: engine(x)
+
+
+def random_images(shape: tuple[int, ...]) -> Tensor:
+    """One fixed random input [N, C, H, W] in [-1, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)

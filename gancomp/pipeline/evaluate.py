@@ -7,14 +7,11 @@ from typing import Any, Literal
 
 import torch
 
-from gancomp.checkpoints import load_generator, load_supernet, read_metadata
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
 from gancomp.metrics import Evaluator, load_extractor
-from gancomp.models import Generator
-from gancomp.models.channels import parse_config
-from gancomp.pipeline.settings import open_split, pick_device
+from gancomp.pipeline.settings import open_generator, open_split, pick_device
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,7 @@ def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
     Raises:
         GancompError: unusable files, data or settings.
     """
-    if run.config_str:
-        generator: Generator = load_supernet(run.model).extract(parse_config(run.config_str))
-    else:
-        if "gancomp.space" in read_metadata(run.model):
-            raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to evaluate")
-        generator = load_generator(run.model)
+    generator = open_generator(run.model, run.config_str, "evaluate")
     evaluator = make_evaluator(run.data, run.split, run.evaluate, generator)
     with torch.inference_mode():
         scores = evaluator.evaluate(generator.to(evaluator.device).eval())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gancomp.checkpoints import load_generator, load_supernet, read_metadata
+from gancomp.checkpoints import load_generator, load_supernet
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
-from gancomp.models import Generator
 from gancomp.models.channels import parse_config
-from gancomp.pipeline.settings import check_discriminator, open_split, plain, provenance
+from gancomp.pipeline.settings import check_discriminator, open_generator, open_split, plain, provenance
 from gancomp.pipeline.supernet import find_discriminator, load_discriminator
 from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
@@ -77,12 +76,6 @@ def run_export(run: ExportRun) -> Path:
     """
     if Path(run.out).suffix != ".safetensors":
         raise ConfigError(f"out={run.out!r}: expected a file name ending in .safetensors")
-    generator: Generator
-    if run.config_str:
-        generator = load_supernet(run.model).extract(parse_config(run.config_str))
-    else:
-        generator = load_generator(run.model)
-        if "gancomp.space" in read_metadata(run.model):
-            raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to cut out of it")
+    generator = open_generator(run.model, run.config_str, "cut out of it")
     generator.save(run.out, provenance("export", run, model=Path(run.model)))
     return Path(run.out)

@@ -7,11 +7,10 @@ from typing import Literal
 
 import torch
 
-from gancomp.checkpoints import load_generator, load_supernet, read_metadata
 from gancomp.errors import ConfigError
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
 from gancomp.models.base import check_range
-from gancomp.models.channels import parse_config
+from gancomp.pipeline.settings import open_generator
 from gancomp.search import Profile, profile_module
 
 
@@ -56,11 +55,7 @@ def build(run: ProfileRun) -> Generator:
         CheckpointError: the file cannot be used.
     """
     if run.model:
-        if run.config_str:
-            return load_supernet(run.model).extract(parse_config(run.config_str))
-        if "gancomp.space" in read_metadata(run.model):
-            raise ConfigError(f"config_str='': {run.model} is a supernet; say which configuration to profile")
-        return load_generator(run.model)
+        return open_generator(run.model, run.config_str, "profile")
     channels = {"in_channels": run.in_channels, "out_channels": run.out_channels}
     with torch.device("meta"):
         if run.arch == "unet":

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from gancomp.checkpoints import load_generator, load_supernet, read_metadata
 from gancomp.data import DataConfig, PairedDataset, open_dataset
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file
@@ -23,6 +24,7 @@ from gancomp.models import (
     UnetGenerator,
     seeded_generator,
 )
+from gancomp.models.channels import parse_config
 from gancomp.nn import init_weights
 from gancomp.train import TrainOptions
 from gancomp.version import __version__
@@ -92,6 +94,25 @@ def open_split(
         if not any_size and data.crop_size % generator.size_multiple:
             raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
     return open_dataset(data, split)
+
+
+def open_generator(model: str, config_str: str, purpose: str) -> Generator:
+    """The generator of a file; of a supernet, the one of a configuration.
+
+    Args:
+        model: a generator file, or a supernet.
+        config_str: the configuration, for a supernet.
+        purpose: what for, in words for the error.
+
+    Raises:
+        ConfigError: a configuration for what is no supernet, or none for a supernet.
+        CheckpointError: the file cannot be used.
+    """
+    if config_str:
+        return load_supernet(model).extract(parse_config(config_str))
+    if "gancomp.space" in read_metadata(model):
+        raise ConfigError(f"config_str='': {model} is a supernet; say which configuration to {purpose}")
+    return load_generator(model)
 
 
 def check_discriminator(data: DataConfig, options: TrainOptions, inherited: PatchDiscriminator | None = None) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from gancomp.checkpoints import load_generator, load_supernet
 from gancomp.data import stack_pairs, to_image
-from gancomp.errors import ConfigError
+from gancomp.errors import ConfigError, GancompError
 from gancomp.io import read_json, read_jsonl, sha256_file, write_json
-from gancomp.metrics import Latency, generator_call, measure_latency
+from gancomp.metrics import Latency, engine_call, generator_call, measure_latency, random_images
+from gancomp.metrics.contenders import Truth, eager_form, engine_on
 from gancomp.models import Generator
 from gancomp.models.channels import parse_config
-from gancomp.models.stock import stock_generator
 from gancomp.pipeline.evaluate import make_evaluator
 from gancomp.pipeline.settings import hardware
 from gancomp.report import ReportData, Stage, Table, write_report
@@ -27,6 +27,9 @@ from gancomp.version import __version__
 if TYPE_CHECKING:
     from gancomp.pipeline.compress import CompressRun
 
+_COMMAND = """import gancomp
+generator = gancomp.load_generator("student.safetensors")  # in PyTorch
+engine = gancomp.Engine("student.safetensors")  # on a CPU, without PyTorch"""
 _LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
 
 
@@ -55,22 +58,43 @@ def _measure(run: CompressRun, networks: dict[str, Generator]) -> dict[str, Any]
     metrics = ["l1", "psnr", "ssim", "fd"] if len(evaluator.dataset) > 1 else ["l1", "psnr", "ssim"]
     scores = {name: evaluator.evaluate(network.to(evaluator.device).eval(), metrics) for name, network in networks.items()}
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
-    latency = {name: vars(value) for name, value in _time(networks, shape, evaluator.device).items()}
-    return {"scores": scores, "protocol": evaluator.protocol(), "latency_ms": latency, "hardware": hardware()}
+    times, notes = _time(networks, shape, evaluator.device)
+    return {
+        "scores": scores,
+        "protocol": evaluator.protocol(),
+        "latency_ms": {name: vars(latency) for name, latency in times.items()},
+        "latency_notes": notes,
+        "hardware": hardware(),
+    }
 
 
-def _time(networks: dict[str, Generator], shape: tuple[int, int, int, int], device: torch.device) -> dict[str, Latency]:
-    """Teacher and student, in stock PyTorch layers and in this package's, against each other in one process."""
-    contenders = {}
+def _time(
+    networks: dict[str, Generator], shape: tuple[int, int, int, int], device: torch.device
+) -> tuple[dict[str, Latency], list[str]]:
+    """Teacher and student in stock PyTorch layers, in this package's and, on a CPU, in the engine, against each other in one
+    process; and why a row is missing.
+    """
+    contenders: dict[str, Callable[[], object]] = {}
+    notes = []
     for name in ("teacher", "student"):
-        forms: dict[str, nn.Module] = {"gancomp": networks[name]}
+        network = networks[name].to(device).eval()
+        eager = eager_form(network)
+        contenders[f"{name}, eager"] = generator_call(eager, shape, device)
+        if eager is not network:
+            contenders[f"{name}, gancomp"] = generator_call(network, shape, device)
+        if device.type != "cpu":
+            continue
         try:
-            forms["eager"] = stock_generator(networks[name])
-        except ConfigError:
-            # An architecture without fused layers is stock PyTorch already.
-            forms = {"eager": networks[name]}
-        contenders.update({f"{name}, {form}": generator_call(module, shape, device) for form, module in forms.items()})
-    return measure_latency(contenders, rounds=40, seconds=30.0)
+            engine = engine_on(network, threads=torch.get_num_threads())
+            image = random_images(shape)
+            reason = Truth(eager, image).check(engine(image), "engine").reason
+        except GancompError as error:
+            reason = str(error)
+        if reason is None:
+            contenders[f"{name}, engine"] = engine_call(engine, shape)
+        else:
+            notes.append(f"The {name} was not timed in the engine: {reason}.")
+    return measure_latency(contenders, rounds=40, seconds=30.0, pause=0.02), notes
 
 
 def _report(
@@ -84,16 +108,17 @@ def _report(
     before, after = profiles["teacher"], profiles["student"]
     latency = record["latency_ms"]
     base = latency["teacher, eager"]
-    best = latency["student, gancomp"]
+    fastest = "engine" if "student, engine" in latency else "gancomp"
     headline = [
         (f"{before.macs / after.macs:.1f}x", "fewer multiply-accumulates"),
         (f"{before.params / after.params:.1f}x", "fewer parameters"),
-        _speed(base["p50"], best["p50"]),
+        _speed(base["p50"], latency[f"student, {fastest}"]["p50"], fastest),
     ]
     protocol = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["protocol"].items())
     notes = [
         "Latency is the measured time of one image in one process on the machine named below, contenders in turns. "
-        "'Eager PyTorch' is the same network in stock layers.",
+        "'Eager' is the same network in stock PyTorch layers, 'gancomp' in this package's, 'engine' without PyTorch.",
+        *record.get("latency_notes", []),
     ]
     if not run.evaluate.features:
         notes.append(
@@ -116,13 +141,13 @@ def _report(
         stages=_stages(run, folder, found),
         facts=_facts(run, found, record),
         notes=notes,
-        command=f'import gancomp\ngenerator = gancomp.load_generator("{(folder / "student.safetensors").name}")',
+        command=_COMMAND,
     )
 
 
-def _speed(before: float, after: float) -> tuple[str, str]:
+def _speed(before: float, after: float, form: str) -> tuple[str, str]:
     """The headline of latency: faster, or honestly slower."""
-    times = f"{before:.1f} ms in eager PyTorch to {after:.1f} ms"
+    times = f"{before:.1f} ms in eager PyTorch to {after:.1f} ms in {'the engine' if form == 'engine' else 'gancomp'}"
     return (f"{before / after:.1f}x", f"faster: {times}") if after <= before else (f"{after / before:.1f}x", f"slower: {times}")
 
 

@@ -130,23 +130,71 @@ def bars_plot(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Percent
     names = list(dict.fromkeys(name for cases in panels.values() for bars in cases.values() for name in bars))
     colours = {**dict(zip(names, itertools.cycle(_SHADES), strict=False)), names[-1]: ACCENT}
     sizes = [len(cases) for cases in panels.values()]
-    thickness = 0.8 / len(names)
     figure = _figure(8.0, 0.9 * len(panels) + sum(sizes) * (0.1 + 0.12 * len(names)))
     all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[size + 1 for size in sizes])[:, 0]
     for axes, (title, cases) in zip(all_axes, panels.items(), strict=True):
-        _style(axes, 8)
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", color="#e6e9ee", linewidth=0.8)
-        for row, bars in enumerate(cases.values()):
-            for name, (low, middle, high) in bars.items():
-                y = row + (names.index(name) - (len(names) - 1) / 2) * thickness
-                axes.barh(y, middle, height=0.9 * thickness, color=colours[name])
-                axes.plot((low, high), (y, y), color=INK, linewidth=0.8)
-        axes.set_yticks(range(len(cases)), list(cases))
-        axes.set_ylim(len(cases) - 0.5, -0.5)
-        axes.set_title(title, fontsize=10, color=INK, loc="left")
+        _grouped_bars(axes, title, cases, colours)
     all_axes[-1].set_xlabel(label, fontsize=9, color=INK)
     patches = [axes.barh(0, 0, color=colours[name], label=name) for name in names]
+    figure.legend(handles=patches, loc="outside upper right", ncols=len(names), fontsize=8, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
+
+
+def _grouped_bars(axes: Any, title: str, cases: Mapping[str, Mapping[str, Percentiles]], colours: Mapping[str, str]) -> None:
+    _style(axes, 8)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#e6e9ee", linewidth=0.8)
+    names = list(colours)
+    thickness = 0.8 / len(names)
+    for row, bars in enumerate(cases.values()):
+        for name, (low, middle, high) in bars.items():
+            y = row + (names.index(name) - (len(names) - 1) / 2) * thickness
+            axes.barh(y, middle, height=0.9 * thickness, color=colours[name])
+            axes.plot((low, high), (y, y), color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(cases)), list(cases))
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+
+
+def bench_plot(path: Path, result: Mapping[str, Any]) -> None:
+    """Draw the result of ``gancomp bench`` as PNG: milliseconds per image of each contender, and of each step of the engine.
+
+    Args:
+        path: of the PNG file.
+        result: what :func:`gancomp.pipeline.bench.run_bench` returns.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    rows, steps = result["latency"], result["steps"]
+    names = [*dict.fromkeys(row["contender"] for row in rows if row["contender"] != "engine"), "engine"]
+    colours = {**dict(zip(names, _SHADES, strict=False)), "engine": ACCENT}
+    cases: dict[str, dict[str, Percentiles]] = {}
+    for row in rows:
+        case = f"{row['threads']} thread{'s' * (row['threads'] > 1)}, batch {row['batch']}"
+        each = (row["best"] / row["batch"], row["p50"] / row["batch"], row["p95"] / row["batch"])
+        cases.setdefault(case, {})[row["contender"]] = each
+    sizes = [len(cases) * len(names) * 0.6, len(steps["rows"])]
+    figure = _figure(8.0, 1.6 + 0.22 * sum(sizes))
+    top, bottom = figure.subplots(2, 1, height_ratios=[size + 2 for size in sizes])
+    _grouped_bars(top, f"{result['model']} at {'x'.join(map(str, result['size']))}", cases, colours)
+    top.set_xlabel("ms per image: median, best to 95 %", fontsize=9, color=INK)
+    named = {f"{row['name']}  x{row['calls']}" if row["calls"] > 1 else row["name"]: row for row in steps["rows"]}
+    bars = {name: {"engine": (row["ms"],) * 3} for name, row in named.items()}
+    _grouped_bars(bottom, f"the engine's steps, {steps['threads']} threads, batch {steps['batch']}", bars, {"engine": ACCENT})
+    for index, row in enumerate(steps["rows"]):
+        words = (
+            f"{row['gflops']:.0f} GFLOP/s, {row['share_of_peak']:.0%}"
+            if row["macs"]
+            else f"{row['gbytes_per_second']:.0f} GB/s"
+        )
+        bottom.annotate(
+            words, (row["ms"], index), xytext=(4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=7
+        )
+    bottom.margins(x=0.18)
+    bottom.set_xlabel("ms, and the share of the machine's measured peak", fontsize=9, color=INK)
+    patches = [top.barh(0, 0, color=colours[name], label=name) for name in names]
     figure.legend(handles=patches, loc="outside upper right", ncols=len(names), fontsize=8, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gancomp.errors import ConfigError
-from gancomp.metrics import generator_call, measure_latency
+from gancomp.metrics import engine_call, generator_call, measure_latency
 
 
 class Clock:
@@ -98,3 +98,24 @@ def test_a_generators_call_is_one_inference() -> None:
     assert seen[0][0].min() >= -1
     assert seen[0][0].max() <= 1
     assert seen[0][0].std() > 0.3
+
+
+def test_pauses_are_not_counted(monkeypatch) -> None:
+    clock = Clock(monkeypatch)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: (slept.append(seconds), setattr(clock, "now", clock.now + seconds)))
+    found = measure_latency({"a": clock.taking(2.0), "b": clock.taking(3.0)}, rounds=4, warmup=1, seconds=1e9, pause=0.5)
+    assert slept == [0.5] * 8
+    assert (found["a"].p95, found["b"].best) == pytest.approx((2, 3))
+
+
+def test_an_engines_call_has_the_generators_input(tmp_path) -> None:
+    class Engine:
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            return image
+
+    seen = []
+    network = torch.nn.Identity()
+    network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
+    generator_call(network, (2, 1, 4, 6), torch.device("cpu"))()
+    assert torch.equal(engine_call(Engine(), (2, 1, 4, 6))(), seen[0])

@@ -87,6 +87,13 @@ def test_report_is_self_contained(finished: Path) -> None:
     assert str(finished) not in text, "a report tells nothing about folders"
     evaluation = read_json(finished / "evaluation.json")
     assert f"{evaluation['latency_ms']['student, gancomp']['p50']:.2f}" in text
+    assert "student.safetensors" in text
+    assert evaluation["latency_ms"].keys() == {
+        f"{network}, {form}" for network in ("teacher", "student") for form in ("eager", "gancomp", "engine")
+    }
+    assert evaluation["latency_notes"] == []
+    assert f"{evaluation['latency_ms']['student, engine']['p50']:.2f}" in text
+    assert "ms in the engine" in text
     assert "fd_random" in text
     assert "not FID" in text
 
