@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.peers import PEERS, Peer
 from gancomp.errors import RunError, first_line
+from gancomp.metrics.contenders import LOWEST_PSNR
 from gancomp.metrics.image import psnr
 from gancomp.models import Generator
 from gancomp.models.stock import stock_generator
@@ -34,8 +35,6 @@ from gancomp.testing import tolerance, with_winograd
 
 QUIET = 0.1
 """A slice is quiet if other processes had less than this many processors during it."""
-LOWEST_PSNR = 30.0
-"""What the 8-bit images of a lower precision must reach, in dB against those of float32, for their time to be quoted."""
 
 # Runtimes of others may sum less carefully than gancomp may (OpenVINO does, in InstanceNorm). What must show is another network
 # or another precision, and bfloat16 is off by thousands of times.

@@ -40,6 +40,7 @@ from benchmarks.schema import Row, conditions, percentiles, write_rows
 from benchmarks.startup import measure_starts
 from gancomp import _C, Engine
 from gancomp.errors import RunError
+from gancomp.metrics.roofline import measure_roofline
 
 OURS = "engine"
 """Whose time is compared with everybody's."""
@@ -51,7 +52,6 @@ BATCHED_PEERS = ("engine", "engine-int8", "eager", "onnxruntime", "openvino-f32"
 SLOW_TO_PREPARE = ("compile", "compile-max")
 STARTED_NET = "C1"
 _MODULES = ("onnxruntime", "openvino", "onnx")
-_PEAK_SECONDS = 0.5  # for each of three rates
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class Bench:
         for isa in {OURS: Engine(self._model(self.options.nets[0])).isa, "engine-avx2": "avx2"}.values():
             if isa not in _C.supported_isas():
                 continue
-            peaks = _C.measure_roofline(isa, threads, _PEAK_SECONDS)
-            self.sheet.add("machine", "roofline", "f32", "GFLOP/s", [peaks["flops"] / 1e9], x=isa, mode="peak")
-            self.sheet.add("machine", "roofline", "cache", "GB/s", [peaks["cache_bytes"] / 1e9], x=isa, mode="peak")
-            self.sheet.add("machine", "roofline", "memory", "GB/s", [peaks["memory_bytes"] / 1e9], x=isa, mode="peak")
+            peaks = measure_roofline(isa, threads)
+            self.sheet.add("machine", "roofline", "f32", "GFLOP/s", [peaks.flops / 1e9], x=isa, mode="peak")
+            self.sheet.add("machine", "roofline", "cache", "GB/s", [peaks.cache_bytes / 1e9], x=isa, mode="peak")
+            self.sheet.add("machine", "roofline", "memory", "GB/s", [peaks.memory_bytes / 1e9], x=isa, mode="peak")
 
     def _starts(self) -> None:
         threads = max(self.options.threads)

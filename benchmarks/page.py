@@ -393,14 +393,18 @@ def page(rows: Sequence[Row]) -> str:
 def panels(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Percentiles]]]:
     """How many times as long as the engine every float32 peer takes: by threads, by network, by peer, the engine last."""
     results = Results(rows)
+    contests = list(product(results.threads, results.nets))
+    timed = [
+        name
+        for name, peer in PEERS.items()
+        if peer.measure == "stock" and any(results.ratio(net, name, t) for t, net in contests)
+    ]
     drawn: dict[str, dict[str, dict[str, Percentiles]]] = {}
-    for threads, net in product(results.threads, results.nets):
-        bars: dict[str, Percentiles] = {}
-        for name, peer in PEERS.items():
-            if peer.measure == "stock" and (row := results.ratio(net, name, threads)):
-                bars[name] = (row.p20, row.p50, row.p80)
-        if bars:
-            drawn.setdefault(threads_text(threads), {})[net] = {**bars, OURS: (1.0, 1.0, 1.0)}
+    for threads, net in contests:
+        # Who is missing in a contest keeps his place, with no bar.
+        measured = {name: results.ratio(net, name, threads) for name in timed}
+        bars = {name: (row.p20, row.p50, row.p80) if row else (0.0, 0.0, 0.0) for name, row in measured.items()}
+        drawn.setdefault(threads_text(threads), {})[net] = {**bars, OURS: (1.0, 1.0, 1.0)}
     return drawn
 
 

@@ -154,6 +154,15 @@ def test_written_page_and_plot(monkeypatch, tmp_path):
         assert image.format == "PNG"
 
 
+def test_every_network_has_the_same_bars():
+    rows = [*results(), row("C2", "engine", "time", 10.0)]
+    rows += [row("C2", "engine", "speedup", 2.0, config="vs channels_last")]
+    bars = page.panels(rows)["2 threads"]
+    assert list(bars["C1"]) == list(bars["C2"]) == ["eager", "channels_last", "compile", "compile-max", "onnxruntime", "engine"]
+    assert bars["C2"]["channels_last"] == (2, 2, 2)
+    assert bars["C1"]["channels_last"] == (0, 0, 0)
+
+
 def test_nothing_measured_is_no_page():
     with pytest.raises(ConfigError, match="no network was timed"):
         page.page(results()[:4])
