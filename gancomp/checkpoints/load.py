@@ -145,7 +145,7 @@ def load_network(path: str | os.PathLike[str], *, batch_stats: bool = True) -> N
     except (ConfigError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     except RuntimeError as error:
-        reason = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 200, placeholder=" ...")
+        reason = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 200)
         raise CheckpointError(f"{path}: tensors do not fit a {values['arch']} network ({reason})") from None
     for parameter in network.parameters():
         parameter.requires_grad_(True)
