@@ -10,7 +10,7 @@ from gancomp.errors import BackendError, CheckpointError, ConfigError, DataError
 from gancomp.version import __version__
 
 if TYPE_CHECKING:
-    from gancomp.checkpoints import load_generator, load_network, load_supernet
+    from gancomp.checkpoints import Assumptions, load_generator, load_network, load_supernet
     from gancomp.engine import Engine
     from gancomp.models import (
         DiscriminatorConfig,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gancomp.supernet import SearchSpace, Supernet, transfer_weights
 
 __all__ = [
+    "Assumptions",
     "BackendError",
     "CheckpointError",
     "ConfigError",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "Assumptions": "checkpoints",
     "DiscriminatorConfig": "models",
     "Engine": "engine",
     "PatchDiscriminator": "models",

@@ -1,6 +1,20 @@
 """Reading networks from the files of this project and of others."""
 
-from gancomp.checkpoints.foreign import convert_state
-from gancomp.checkpoints.load import load_generator, load_network, load_supernet, metadata_json, read_metadata, read_weights
+from gancomp.checkpoints.files import metadata_json, read_metadata, read_weights
+from gancomp.checkpoints.foreign import PUBLISHED, Assumptions, ForeignNetwork, convert_state
+from gancomp.checkpoints.load import load_foreign, load_generator, load_network, load_subnetwork, load_supernet
 
-__all__ = ["convert_state", "load_generator", "load_network", "load_supernet", "metadata_json", "read_metadata", "read_weights"]
+__all__ = [
+    "PUBLISHED",
+    "Assumptions",
+    "ForeignNetwork",
+    "convert_state",
+    "load_foreign",
+    "load_generator",
+    "load_network",
+    "load_subnetwork",
+    "load_supernet",
+    "metadata_json",
+    "read_metadata",
+    "read_weights",
+]

@@ -1,129 +1,285 @@
-"""Published checkpoint layouts of pix2pix/CycleGAN and GAN Compression, recognised by their tensor names and shapes.
+"""Networks of other projects, recognised by the names and shapes of their tensors.
 
-What a state dict cannot tell: dropout rates (no tensors; off here, as at inference), InstanceNorm from no norm (neither has
-tensors; InstanceNorm, as published), the padding of the blocks (reflection, as published) and the value range ([-1, 1], as
-published).
+Known are the ResNet and U-Net generators and the patch discriminators of pytorch-CycleGAN-and-pix2pix and of GAN Compression
+(there also separable, supernet and compressed ones). Their layer numbers are those of :mod:`gancomp.models`, so most tensors
+keep their names; docs/checkpoints.md lists the layouts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from gancomp.errors import CheckpointError
-from gancomp.models import ResnetConfig, UnetConfig
+from gancomp.checkpoints.files import State
+from gancomp.errors import CheckpointError, ConfigError
+from gancomp.models import DiscriminatorConfig, ResnetConfig, UnetConfig, build_network
+from gancomp.models.base import check_choice, check_range
+from gancomp.models.channels import format_config
 
-State = dict[str, Tensor]
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# What wraps a network writes before its names.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+# A value v in [-1, 1] is scale * v + shift in the other range.
+_INPUT_RANGES = {"signed": (1.0, 0.0), "unit": (0.5, 0.5), "byte": (127.5, 127.5)}
 
 
-def convert_state(state: Mapping[str, Tensor]) -> tuple[str, ResnetConfig | UnetConfig, State]:
-    """Recognise a generator's state dict: its architecture, configuration, and tensors under this project's names.
+@dataclass(frozen=True)
+class Assumptions:
+    """What the tensors of a foreign network cannot tell. The defaults are what the published networks are."""
+
+    batch_stats: bool = True
+    """BatchNorm normalises every image by itself, as pix2pix tests: it becomes the affine InstanceNorm that it then equals.
+    Otherwise by its running statistics."""
+    dropout: float = 0.0
+    """Dropout rate in training, for what goes on training it; nothing drops out at inference."""
+    input_range: Literal["signed", "unit", "byte"] = "signed"
+    """Values it was trained on: `signed` [-1, 1], `unit` [0, 1] or `byte` [0, 255]. Folded into the first layer."""
+    output_range: Literal["signed", "unit"] = "signed"
+    """How it ends: `signed` in a tanh, [-1, 1], or `unit` in a sigmoid, [0, 1]. Folded into the last layer."""
+
+    def __post_init__(self) -> None:
+        check_range("assume", "dropout", self.dropout, 0.0, 0.99)
+        check_choice("assume", "input_range", self.input_range, tuple(_INPUT_RANGES))
+        check_choice("assume", "output_range", self.output_range, ("signed", "unit"))
+
+    def refuse(self, owner: str, **reasons: str) -> None:
+        """Raise a ConfigError where a field named in ``reasons`` is not at its default."""
+        for name, reason in reasons.items():
+            if (value := getattr(self, name)) != getattr(PUBLISHED, name):
+                raise ConfigError(f"{name}={value!r}: {owner} {reason}")
+
+
+PUBLISHED = Assumptions()
+
+
+@dataclass(frozen=True)
+class ForeignNetwork:
+    """A recognised network: ``tensors`` carry this project's names, ``found`` says in words what it is."""
+
+    arch: str
+    config: ResnetConfig | UnetConfig | DiscriminatorConfig
+    tensors: State
+    found: str
+
+
+def convert_state(state: Mapping[str, torch.Tensor], assume: Assumptions = PUBLISHED) -> ForeignNetwork:
+    """Recognise a network's state dict; tensors that need no change are not copied.
 
     Raises:
         CheckpointError: the names or shapes fit no known layout.
+        ConfigError: an assumption that this network cannot fulfil.
     """
-    tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in state.items()}
-    if "model.model.0.weight" in tensors:
-        return "unet", *_unet(tensors)
-    if "model.1.weight" in tensors:
-        return "resnet", *_resnet(tensors)
+    tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    for first, read in _LAYOUTS.items():
+        if first in tensors:
+            return read(tensors, assume)
     names = ", ".join(sorted(tensors)[:4])
-    raise CheckpointError(f"not a generator of a known layout (ResNet or U-Net); its tensors begin with: {names or 'none'}")
+    raise CheckpointError(
+        "not a network of a known layout (ResNet or U-Net generator, patch discriminator); "
+        f"its tensors begin with: {names or 'none'}"
+    )
 
 
 def _shape(tensors: State, name: str, dims: int = 4) -> tuple[int, ...]:
     if name not in tensors:
-        raise CheckpointError(f"tensor {name} is missing from the generator")
+        raise CheckpointError(f"tensor {name} is missing from the network")
     shape = tuple(tensors[name].shape)
     if len(shape) != dims or 0 in shape:
         raise CheckpointError(f"tensor {name} has shape {list(shape)}: expected {dims} dimensions")
     return shape
 
 
-def _norm_kind(tensors: State, name: str) -> str:
-    """The norm whose tensors carry the prefix ``name``; statistics without a scale are those of old InstanceNorms."""
-    if f"{name}.weight" not in tensors:
-        return "instance"
-    return "batch" if f"{name}.running_mean" in tensors else "instance_affine"
+# -- norms -----------------------------------------------------------------------------------------------------------------
+
+_NORM_WORDS = {
+    "instance": "InstanceNorm",
+    "instance_affine": "affine InstanceNorm",
+    "batch": "BatchNorm on running statistics",
+    "none": "no norm",
+}
 
 
-def _resnet(tensors: State) -> tuple[ResnetConfig, State]:
+def _norm_of(tensors: State, conv: str, norm: str) -> str:
+    """The norm at index ``norm`` after the convolution ``conv``, both prefixes of tensor names.
+
+    InstanceNorm and no norm have no tensors; only before InstanceNorm the convolution has a bias. Statistics without a scale
+    are those that InstanceNorm kept in early versions of PyTorch, and never used.
+    """
+    scaled, tracked = f"{norm}.weight" in tensors, f"{norm}.running_mean" in tensors
+    if scaled:
+        return "batch" if tracked else "instance_affine"
+    return "instance" if tracked or f"{conv}.bias" in tensors else "none"
+
+
+def _without_statistics(tensors: State) -> State:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_STATISTICS)}
+
+
+def _settle_norm(config: Any, tensors: State, assume: Assumptions) -> tuple[Any, State, str]:
+    """Choose the norm to build; returns configuration, tensors that fit it, and the norm in words.
+
+    pix2pix tests its BatchNorm on the statistics of the one image it is given: exactly an InstanceNorm with its scale and
+    shift, which does not depend on the other images of a batch.
+    """
+    words = _NORM_WORDS[config.norm]
+    if config.norm == "batch" and assume.batch_stats:
+        config = dataclasses.replace(config, norm="instance_affine")
+        words = "BatchNorm on the statistics of each image, as affine InstanceNorm"
+    elif config.norm != "batch" and any(name.endswith(_STATISTICS) for name in tensors):
+        words += " (statistics of early PyTorch versions left out)"
+    return config, tensors if config.norm == "batch" else _without_statistics(tensors), words
+
+
+def _with_biases(arch: str, config: Any, tensors: State) -> State:
+    """Add the zero biases that networks of BatchNorm or without norm leave out of their convolutions, and ours have."""
+    values = dataclasses.asdict(config)
+    with torch.device("meta"):
+        ours = build_network({"arch": arch, **values}).state_dict()
+        bare = build_network({"arch": arch, **values, "norm": "batch"}).state_dict()
+    left_out = [name for name in ours if name not in bare]
+    if any(name in tensors for name in left_out):
+        return tensors
+    return tensors | {name: torch.zeros(ours[name].shape) for name in left_out}
+
+
+# -- value ranges ----------------------------------------------------------------------------------------------------------
+
+
+def _fold_ranges(tensors: State, assume: Assumptions, *, first: str, norm: str, last: str) -> State:
+    """Make the network take and give [-1, 1], by its first and last convolution (prefixes); ``norm`` follows the first.
+
+    The padding of the first must repeat values of the image, which it does not where it pads zeros.
+    """
+    folded = dict(tensors)
+    if assume.input_range != "signed":
+        scale, shift = _INPUT_RANGES[assume.input_range]
+        weight = tensors[f"{first}.weight"].double()
+        folded[f"{first}.weight"] = (scale * weight).float()
+        moved = shift * weight.sum((1, 2, 3))
+        if f"{first}.bias" in tensors:
+            folded[f"{first}.bias"] = (tensors[f"{first}.bias"].double() + moved).float()
+        else:
+            # BatchNorm subtracts its mean where a bias would be added.
+            folded[f"{norm}.running_mean"] = (tensors[f"{norm}.running_mean"].double() - moved).float()
+    if assume.output_range == "unit":
+        # 2 sigmoid(z) - 1 = tanh(z / 2)
+        for part in ("weight", "bias"):
+            folded[f"{last}.{part}"] = tensors[f"{last}.{part}"] / 2
+    return folded
+
+
+# -- layouts ---------------------------------------------------------------------------------------------------------------
+
+
+def _resnet(tensors: State, assume: Assumptions) -> ForeignNetwork:
     stem, in_channels, *_ = _shape(tensors, "model.1.weight")
-    norm = _norm_kind(tensors, "model.2")
+    norm = _norm_of(tensors, "model.1", "model.2")
     blocks = sorted({int(m[1]) for name in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", name))})
     n_blocks = len(blocks)
     if blocks != list(range(10, 10 + n_blocks)):
         raise CheckpointError(f"residual blocks at indices {blocks}: expected consecutive ones from 10")
-    # Published generators without dropout have no layer 4, so their second convolution is number 5.
-    without_dropout = any(re.match(r"model\.\d+\.conv_block\.5\.(weight|conv\.)", name) for name in tensors)
-    renamed: State = {}
-    for name, tensor in tensors.items():
-        if without_dropout and (m := re.match(r"(model\.\d+\.conv_block\.)([56])(\..*)", name)):
-            name = f"{m[1]}{int(m[2]) + 1}{m[3]}"
-        renamed[name] = tensor
-    if norm == "instance":
-        renamed = {name: t for name, t in renamed.items() if not name.endswith(_STATISTICS)}
-    separable = any(".conv.2.weight" in name for name in renamed)
-    first = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
-    last = 17 + n_blocks
+    # Without a dropout layer, number 4, the second convolution is number 5 and its norm 6; with one they are 6 and 7.
+    no_dropout = any(re.match(r"model\.\d+\.conv_block\.5\.(weight|conv\.)", name) for name in tensors)
+    if no_dropout:
+        assume.refuse("the generator's blocks", dropout="have no dropout layers")
+        tensors = {
+            re.sub(r"(\.conv_block\.)([56])\.", lambda m: f"{m[1]}{int(m[2]) + 1}.", name): tensor
+            for name, tensor in tensors.items()
+        }
+    separable = any(".conv.2.weight" in name for name in tensors)
+    hidden = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
+    last = f"model.{17 + n_blocks}"
+    out_channels = _shape(tensors, f"{last}.weight")[0]
+    _shape(tensors, f"{last}.bias", 1)
     config = ResnetConfig(
         stem=stem,
-        down=_shape(renamed, "model.4.weight")[0],
-        stream=_shape(renamed, "model.7.weight")[0],
-        hidden=tuple(_shape(renamed, f"model.{block}.{first}")[0] for block in blocks),
-        up=_shape(renamed, f"model.{10 + n_blocks}.weight")[1],
-        last=_shape(renamed, f"model.{13 + n_blocks}.weight")[1],
+        down=_shape(tensors, "model.4.weight")[0],
+        stream=_shape(tensors, "model.7.weight")[0],
+        hidden=tuple(_shape(tensors, f"model.{block}.{hidden}")[0] for block in blocks),
+        up=_shape(tensors, f"model.{10 + n_blocks}.weight")[1],
+        last=_shape(tensors, f"model.{13 + n_blocks}.weight")[1],
         in_channels=in_channels,
-        out_channels=_shape(renamed, f"model.{last}.weight")[0],
+        out_channels=out_channels,
         separable=separable,
         norm=norm,
+        dropout=assume.dropout,
     )
-    return config, renamed
+    config, tensors, norm_words = _settle_norm(config, tensors, assume)
+    tensors = _with_biases("resnet", config, tensors)
+    tensors = _fold_ranges(tensors, assume, first="model.1", norm="model.2", last=last)
+    found = [
+        f"ResNet generator of {n_blocks} {'separable' if separable else 'dense'} blocks",
+        _resnet_widths(config),
+        norm_words,
+        "without dropout layers" if no_dropout else "with dropout layers",
+    ]
+    return ForeignNetwork("resnet", config, tensors, ", ".join(found))
 
 
-def _unet(tensors: State) -> tuple[UnetConfig, State]:
+def _resnet_widths(config: ResnetConfig) -> str:
+    """Widths in words: the base width, or the ``config_str`` of a compressed generator."""
+    if config.channels is not None:
+        uniform = len(set(config.channels)) == 1
+        return f"base width {config.stem}" if uniform else f"configuration {config.config_str}"
+    legacy = (config.stem, config.down // 2, config.stream // 4, config.hidden[0] // 4, config.up // 2, config.last)
+    if min(legacy) > 0 and ResnetConfig.from_channels(legacy, config.n_blocks, legacy=True).hidden == config.hidden:
+        return f"configuration {format_config(legacy)} in the legacy reading"
+    return "widths of no configuration"
+
+
+def _unet(tensors: State, assume: Assumptions) -> ForeignNetwork:
+    assume.refuse("a U-Net", input_range="pads its image with zeros, which no change of its first layer makes up for")
     ngf, in_channels, *_ = _shape(tensors, "model.model.0.weight")
-    prefix, level, levels = "model.model.1.model", 1, 1
-    while f"{prefix}.{level}.weight" in tensors:
+    prefix, levels = "model.model.1.model", 1
+    while f"{prefix}.1.weight" in tensors:
         levels += 1
-        inner = f"{prefix}.3.model"
-        if not any(name.startswith(inner) for name in tensors):
-            break
-        prefix = inner
-    norm = _norm_kind(tensors, "model.model.1.model.2")
-    if norm == "instance":
-        tensors = {name: t for name, t in tensors.items() if not name.endswith(_STATISTICS)}
+        prefix += ".3.model"
+    _shape(tensors, "model.model.3.bias", 1)
     config = UnetConfig(
         ngf=ngf,
         n_levels=levels,
         in_channels=in_channels,
         out_channels=_shape(tensors, "model.model.3.weight")[1],
-        norm=norm,
-        dropout=0.0,
+        norm=_norm_of(tensors, "model.model.0", "model.model.1.model.2"),
+        dropout=assume.dropout,
     )
-    return config, tensors
+    config, tensors, norm_words = _settle_norm(config, tensors, assume)
+    tensors = _with_biases("unet", config, tensors)
+    tensors = _fold_ranges(tensors, assume, first="model.model.0", norm="", last="model.model.3")
+    found = f"U-Net generator of {levels} levels (unet_{2**levels}), base width {ngf}, {norm_words}"
+    return ForeignNetwork("unet", config, tensors, found)
 
 
-def fold_batch_statistics(state: State) -> State:
-    """Drop running statistics, turning BatchNorm used on batch statistics into the affine InstanceNorm it equals.
+def _discriminator(tensors: State, assume: Assumptions) -> ForeignNetwork:
+    assume.refuse("a discriminator", **dict.fromkeys(("dropout", "input_range", "output_range"), "is no generator"))
+    pixel = "net.0.weight" in tensors
+    name = "net" if pixel else "model"
+    ndf, in_channels, *_ = _shape(tensors, f"{name}.0.weight")
+    numbers = (int(m[1]) for key, t in tensors.items() if t.dim() == 4 and (m := re.fullmatch(rf"{name}\.(\d+)\.weight", key)))
+    convs = sorted(numbers)
+    n_layers = 0 if pixel else len(convs) - 2
+    if convs != [0, *range(2, 3 * max(n_layers, 1) + 3, 3)]:
+        raise CheckpointError(f"convolutions at indices {convs}: expected those of a patch discriminator, 0, 2, 5, 8, ...")
+    if (scores := tensors[f"{name}.{convs[-1]}.weight"].shape[0]) != 1:
+        raise CheckpointError(f"its last convolution has {scores} outputs: expected a patch discriminator, which has one")
+    config = DiscriminatorConfig(in_channels, ndf, n_layers, _norm_of(tensors, f"{name}.2", f"{name}.3"))
+    words = _NORM_WORDS[config.norm]
+    if config.norm != "batch":
+        tensors = _without_statistics(tensors)
+    tensors = _with_biases("patch", config, tensors)
+    kind = "pixel discriminator" if pixel else f"patch discriminator of {n_layers} layers"
+    return ForeignNetwork("patch", config, tensors, f"{kind}, base width {ndf}, {in_channels} input channels, {words}")
 
-    pix2pix tests with batch statistics and batches of one; that is InstanceNorm with BatchNorm's scale and shift, exactly.
-    """
-    return {name: tensor for name, tensor in state.items() if not name.endswith(_STATISTICS)}
 
-
-def as_state(value: object) -> dict[str, Tensor]:
-    """Find the state dict in a loaded file: itself, or under a usual key such as ``state_dict``.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    for key in (None, "state_dict", "model", "generator", "netG"):
-        candidate = value if key is None else value.get(key) if isinstance(value, dict) else None
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(t, torch.Tensor) for t in candidate.values()):
-            return dict(candidate)
-    raise CheckpointError("holds no state dict (a mapping of names to tensors)")
+# A tensor that every network of a layout has, and what reads it.
+_LAYOUTS: dict[str, Callable[[State, Assumptions], ForeignNetwork]] = {
+    "model.model.0.weight": _unet,
+    "model.1.weight": _resnet,
+    "model.0.weight": _discriminator,
+    "net.0.weight": _discriminator,
+}

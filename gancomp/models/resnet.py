@@ -108,6 +108,12 @@ class ResnetConfig:
         """As :meth:`from_channels`, from a ``config_str``."""
         return cls.from_channels(parse_config(text), n_blocks, **options)
 
+    def with_channels(self, channels: Sequence[int]) -> ResnetConfig:
+        """The same network at the widths of a configuration; see :meth:`from_channels`."""
+        widths = ResnetConfig.from_channels(channels, self.n_blocks)
+        names = ("stem", "down", "stream", "hidden", "up", "last")
+        return dataclasses.replace(self, **{name: getattr(widths, name) for name in names})
+
     @property
     def n_blocks(self) -> int:
         return len(self.hidden)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,18 +50,20 @@ class Supernet(nn.Module):
             )
         self.active = space.largest
 
+    @classmethod
+    def around(cls, generator: ResnetGenerator, space: SearchSpace) -> Supernet:
+        """The supernet that ``generator``, at the largest widths of ``space``, is the network of."""
+        config = generator.config
+        names = ("in_channels", "out_channels", "separable", "norm", "padding", "dropout")
+        return cls(space, config.n_blocks, generator, **{name: getattr(config, name) for name in names})
+
     def resnet_config(self, config: Sequence[int]) -> ResnetConfig:
         """The widths of a configuration.
 
         Raises:
             ConfigError: the configuration is not in the space.
         """
-        full = self.generator.config
-        widths = ResnetConfig.from_channels(self.space.validate(config), full.n_blocks, separable=full.separable)
-        return replace(
-            full,
-            **{name: getattr(widths, name) for name in ("stem", "down", "stream", "hidden", "up", "last")},
-        )
+        return self.generator.config.with_channels(self.space.validate(config))
 
     def set(self, config: Sequence[int]) -> None:
         """Make ``config`` the active sub-network: changes a few integers, copies nothing."""

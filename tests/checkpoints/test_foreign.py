@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import gancomp
-from gancomp.checkpoints import convert_state
-from gancomp.errors import CheckpointError
+from gancomp.checkpoints import Assumptions, convert_state, load_subnetwork
+from gancomp.errors import CheckpointError, ConfigError
 from gancomp.models import Generator, ResnetConfig, UnetConfig
 from gancomp.testing import assert_accurate, images
 
 from ..models import published
+
+RUNNING = Assumptions(batch_stats=False)
 
 
 def load(tmp_path: Path, value: object, **options) -> Generator:
@@ -76,6 +78,14 @@ def test_channels_are_read_from_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separable", [False, True])
+def test_a_resnet_without_norm_is_told_from_instance_norm_by_its_biases(tmp_path: Path, separable: bool) -> None:
+    stock = published.randomised(published.resnet(3, 2, norm="none", dropout=None, separable=separable)).eval()
+    ours = load(tmp_path, published.without_biases(stock))
+    assert ours.config == ResnetConfig.uniform(3, 2, norm="none", separable=separable)
+    assert_same_images(ours, stock)
+
+
+@pytest.mark.parametrize("separable", [False, True])
 @pytest.mark.parametrize("text", ["2_3_4_2_1_3_3_2", "2_3_4_5_3_2", "2_3_4_5_3_2 legacy"])
 def test_gan_compression_sub_networks(tmp_path: Path, text: str, separable: bool) -> None:
     c = [int(part) for part in text.split()[0].split("_")]
@@ -91,16 +101,34 @@ def test_gan_compression_sub_networks(tmp_path: Path, text: str, separable: bool
     assert_same_images(ours, stock)
 
 
-def test_a_published_supernet_is_cut_by_its_config_str(tmp_path: Path) -> None:
-    """Its file is that of the mobile generator at the largest widths; sub-networks are prefix slices."""
-    stock = published.randomised(published.resnet(4, separable=True)).eval()
-    ours = load(tmp_path, stock.state_dict())
-    small = ours.extract(ResnetConfig.parse("2_3_4_2_1_3_3_2"))
-    assert torch.equal(small.model[4].weight, stock.model[4].weight[:6, :2])
-    assert torch.equal(small.model[19].weight, stock.model[19].weight[:16, :6])
-    depthwise, _, pointwise = stock.model[13].conv_block[1].conv
-    assert torch.equal(small.model[13].conv_block[1].conv[0].weight, depthwise.weight[:16])
-    assert torch.equal(small.model[13].conv_block[1].conv[2].weight, pointwise.weight[:4, :16])
+@pytest.mark.parametrize("text", ["2_3_4_2_1_3_3_2", "4_4_4_4_4_4_4_4", "2_3_4_1_3_2"])
+def test_a_published_supernet_is_cut_by_its_config_str(tmp_path: Path, text: str) -> None:
+    """Its file is that of the mobile generator at the largest widths; a sub-network is the prefix of every tensor."""
+    full = published.randomised(published.resnet(4, separable=True)).eval()
+    torch.save(full.state_dict(), tmp_path / "super.pth")
+    channels = tuple(int(part) for part in text.split("_"))
+    ours = load_subnetwork(tmp_path / "super.pth", channels)
+    assert ours.config == ResnetConfig.parse(text)
+    c = [*channels[:3], *(channels[3:-2] if len(channels) == 8 else channels[3:4] * 3), *channels[-2:]]
+    hidden = tuple(4 * width for width in c[3:6] for _ in range(3))
+    stock = published.Resnet(c[0], 2 * c[1], 4 * c[2], hidden, 2 * c[6], c[7], separable=True).eval()
+    shapes = published.shapes(stock)
+    stock.load_state_dict({name: full.state_dict()[name][tuple(map(slice, shape))] for name, shape in shapes.items()})
+    assert_same_images(ours, stock)
+
+
+def test_what_is_no_supernet_is_not_cut(tmp_path: Path) -> None:
+    """A dense generator, a compressed one, a U-Net, a discriminator; and configurations that a supernet does not hold."""
+    compressed = published.Resnet(2, 4, 8, (8, 8, 4), 4, 2, separable=True)
+    others = (published.resnet(2, 3), compressed, published.Unet(1, 5), published.Patch(6, 2, 1, "instance"))
+    for network in others:
+        torch.save(network.state_dict(), tmp_path / "n.pth")
+        with pytest.raises(CheckpointError, match=r"n\.pth: holds no supernet; expected one of this project, or GAN Compre"):
+            load_subnetwork(tmp_path / "n.pth", (2,) * 8)
+    torch.save(published.resnet(4, 3, separable=True).state_dict(), tmp_path / "n.pth")
+    for channels, message in (((4,) * 7 + (5,), "last=5: above the supernet's 4"), ((4, 4), "of 3 blocks takes 8 or 6")):
+        with pytest.raises(ConfigError, match=message):
+            load_subnetwork(tmp_path / "n.pth", channels)
 
 
 # -- U-Nets ----------------------------------------------------------------------------------------------------------------
@@ -110,9 +138,16 @@ def test_a_published_supernet_is_cut_by_its_config_str(tmp_path: Path) -> None:
 @pytest.mark.parametrize("levels", [5, 7, 8])
 def test_pix2pix_unet(tmp_path: Path, levels: int, norm: str) -> None:
     stock = published.randomised(published.Unet(1, levels, 3, 2, norm)).eval()
-    ours = load(tmp_path, stock.state_dict(), batch_stats=False)
+    ours = load(tmp_path, stock.state_dict(), assume=RUNNING)
     assert ours.config == UnetConfig(1, levels, 3, 2, norm, dropout=0.0)
     assert_same_images(ours, stock, 2**levels, n=1)
+
+
+def test_a_unet_without_norm(tmp_path: Path) -> None:
+    stock = published.randomised(published.Unet(1, 6, norm="none")).eval()
+    ours = load(tmp_path, published.without_biases(stock))
+    assert ours.config == UnetConfig(1, 6, norm="none", dropout=0.0)
+    assert_same_images(ours, stock, 64, n=1)
 
 
 def test_old_running_statistics_of_a_unet_are_dropped(tmp_path: Path) -> None:
@@ -149,7 +184,7 @@ def test_batch_norm_on_batch_statistics_is_an_affine_instance_norm(tmp_path: Pat
 @pytest.mark.parametrize("name", BATCH)
 def test_batch_norm_with_running_statistics_on_request(tmp_path: Path, name: str) -> None:
     stock = published.randomised(BATCH[name]()).eval()
-    ours = load(tmp_path, stock.state_dict(), batch_stats=False)
+    ours = load(tmp_path, stock.state_dict(), assume=RUNNING)
     assert ours.config.norm == "batch"
     assert_same_images(ours, stock, 32)
 
@@ -157,15 +192,29 @@ def test_batch_norm_with_running_statistics_on_request(tmp_path: Path, name: str
 def test_batch_norm_from_before_batches_were_counted(tmp_path: Path) -> None:
     stock = published.randomised(BATCH["unet"]()).eval()
     state = {name: tensor for name, tensor in stock.state_dict().items() if not name.endswith("num_batches_tracked")}
-    assert_same_images(load(tmp_path, state, batch_stats=False), stock, 32)
+    assert_same_images(load(tmp_path, state, assume=RUNNING), stock, 32)
 
 
 # -- containers ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["module.", "module.module."])
+def test_batch_norm_after_convolutions_with_biases(tmp_path: Path) -> None:
+    """So the first version of pytorch-CycleGAN-and-pix2pix built them; the statistics of an image take the biases out again."""
+    stock = published.randomised(BATCH["resnet"]())
+    state = stock.state_dict()
+    biased = [name for name, t in state.items() if t.dim() == 4 and name.replace("weight", "bias") not in state]
+    for name in biased:
+        channels = state[name].shape[1 if name in ("model.13.weight", "model.16.weight") else 0]
+        state[name.replace("weight", "bias")] = 0.1 * torch.randn(channels)
+    assert len(biased) == 3 + 6 + 2
+    ours = load(tmp_path, state)
+    x = images(1, 3, 16, 16, dtype=torch.float64).tanh()
+    torch.testing.assert_close(ours.double()(x), stock.double().train()(x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("make", [lambda: published.resnet(2, 2, dropout=None), lambda: published.Unet(1, 5, norm="instance")])
-def test_prefixes_of_parallel_training(tmp_path: Path, prefix: str, make) -> None:
+def test_prefixes_of_parallel_and_compiled_training(tmp_path: Path, prefix: str, make) -> None:
     stock = published.randomised(make()).eval()
     ours = load(tmp_path, OrderedDict((prefix + name, tensor) for name, tensor in stock.state_dict().items()))
     assert_same_images(ours, stock, 32)
@@ -253,17 +302,30 @@ def test_no_state_dict(tmp_path: Path, value: object) -> None:
 def test_other_architectures(tmp_path: Path) -> None:
     classifier = nn.Sequential(OrderedDict(features=nn.Conv2d(3, 8, 3), classifier=nn.Linear(8, 10)))
     assert refusal(tmp_path, classifier.state_dict()) == (
-        "not a generator of a known layout (ResNet or U-Net); its tensors begin with: "
+        "not a network of a known layout (ResNet or U-Net generator, patch discriminator); its tensors begin with: "
         "classifier.bias, classifier.weight, features.bias, features.weight"
     )
-    assert refusal(tmp_path, published.Patch(6, 4, 3, "instance").state_dict()).startswith("not a generator of a known layout")
-    assert refusal(tmp_path, published.Patch(6, 4, 0, "batch").state_dict()).startswith("not a generator of a known layout")
+
+
+def test_the_state_of_an_optimizer(tmp_path: Path) -> None:
+    optimizer = torch.optim.Adam(published.resnet(2, 1).parameters())
+    assert refusal(tmp_path, optimizer.state_dict()) == (
+        "holds an optimizer's state, expected a network's state dict (a mapping of names to tensors)"
+    )
+
+
+def test_numbers_that_are_not_floating_point(tmp_path: Path) -> None:
+    state = published.resnet(2, 1).state_dict()
+    state["model.4.weight"] = state["model.4.weight"].to(torch.int8)
+    assert refusal(tmp_path, state) == "tensor model.4.weight is of torch.int8: expected floating-point numbers"
 
 
 @pytest.mark.parametrize(
     ("mangle", "message"),
     [
-        (lambda s: s.pop("model.4.weight"), "tensor model.4.weight is missing from the generator"),
+        (lambda s: s.pop("model.4.weight"), "tensor model.4.weight is missing from the network"),
+        (lambda s: s.pop("model.4.bias"), 'do not fit a resnet network (Missing key(s) in state_dict: "model.4.bias"'),
+        (lambda s: s.pop("model.19.bias"), "tensor model.19.bias is missing from the network"),
         (lambda s: s.pop("model.10.conv_block.6.weight"), "do not fit a resnet network (Missing key(s)"),
         (lambda s: s.update({"model.7.weight": torch.zeros(8)}), "tensor model.7.weight has shape [8]: expected 4 dimensions"),
         (lambda s: s.update({"model.1.weight": torch.zeros(0, 3, 7, 7)}), "tensor model.1.weight has shape [0, 3, 7, 7]"),
@@ -284,8 +346,62 @@ def test_three_downsamplings(tmp_path: Path) -> None:
     assert "residual blocks at indices [13]: expected consecutive ones from 10" in refusal(tmp_path, moved)
 
 
+def test_a_missing_bias_or_scale_of_a_batch_norm_is_not_made_up(tmp_path: Path) -> None:
+    """Convolutions get the zero bias that BatchNorm left out; what else is missing stays missing."""
+    for name in ("model.2.bias", "model.10.conv_block.7.weight"):
+        state = BATCH["resnet with dropout layer"]().state_dict()
+        del state[name]
+        assert f'Missing key(s) in state_dict: "{name}"' in refusal(tmp_path, state)
+
+
 def test_converting_copies_no_tensor() -> None:
     state = published.resnet(2, 2, dropout=None).state_dict()
-    arch, config, tensors = convert_state(state)
-    assert (arch, config) == ("resnet", ResnetConfig.uniform(2, 2))
-    assert {t.data_ptr() for t in tensors.values()} == {t.data_ptr() for t in state.values()}
+    found = convert_state(state)
+    assert (found.arch, found.config) == ("resnet", ResnetConfig.uniform(2, 2))
+    assert {t.data_ptr() for t in found.tensors.values()} == {t.data_ptr() for t in state.values()}
+
+
+IMAGE_STATISTICS = "BatchNorm on the statistics of each image, as affine InstanceNorm"
+FOUND = [
+    (
+        published.resnet(2, dropout=None),
+        "ResNet generator of 9 dense blocks, base width 2, InstanceNorm, without dropout layers",
+    ),
+    (
+        published.resnet(2, 6, norm="batch"),
+        f"ResNet generator of 6 dense blocks, base width 2, {IMAGE_STATISTICS}, with dropout layers",
+    ),
+    (
+        published.resnet(2, 3, separable=True),
+        "ResNet generator of 3 separable blocks, base width 2, InstanceNorm, with dropout layers",
+    ),
+    (
+        published.Resnet(2, 6, 16, (8,) * 3 + (4,) * 3 + (12,) * 3, 6, 2, separable=True),
+        "ResNet generator of 9 separable blocks, configuration 2_3_4_2_1_3_3_2, InstanceNorm, with dropout layers",
+    ),
+    (
+        published.Resnet(2, 6, 16, (20, 16, 16) * 3, 6, 2, separable=True),
+        "ResNet generator of 9 separable blocks, configuration 2_3_4_5_3_2 in the legacy reading, InstanceNorm, "
+        "with dropout layers",
+    ),
+    (
+        published.Resnet(2, 5, 16, (20,) * 9, 6, 2),
+        "ResNet generator of 9 dense blocks, widths of no configuration, InstanceNorm, with dropout layers",
+    ),
+    (published.Unet(1, 7), f"U-Net generator of 7 levels (unet_128), base width 1, {IMAGE_STATISTICS}"),
+    (
+        published.Patch(6, 4, 3, "batch"),
+        "patch discriminator of 3 layers, base width 4, 6 input channels, BatchNorm on running statistics",
+    ),
+    (published.Patch(3, 4, 0, "instance"), "pixel discriminator, base width 4, 3 input channels, InstanceNorm"),
+]
+
+
+@pytest.mark.parametrize(("network", "found"), FOUND, ids=[found.split(",")[0] for _, found in FOUND])
+def test_what_was_found_in_words(network: nn.Module, found: str) -> None:
+    assert convert_state(network.state_dict()).found == found
+
+
+def test_old_statistics_are_mentioned() -> None:
+    state = with_statistics(published.resnet(2, 1))
+    assert "InstanceNorm (statistics of early PyTorch versions left out)" in convert_state(state).found

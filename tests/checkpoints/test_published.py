@@ -64,5 +64,5 @@ def test_saved_by_us_it_paints_the_same(path, horse, tmp_path) -> None:
 
 def test_other_published_weights_are_no_generators(shared) -> None:
     for name in ("espnet/espnet_p2q8_camvid.pth", "mobilenet_v2/mobilenet_v2_imagenet_bnfolded.pth", "lpips_v0.1/alex.pth"):
-        with pytest.raises(CheckpointError, match="not a generator of a known layout"):
+        with pytest.raises(CheckpointError, match="not a network of a known layout"):
             gancomp.load_generator(shared / "weights" / name)

@@ -198,6 +198,19 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
+def without_biases(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a generator built without norm: only the last convolution and the parts of separable ones have biases.
+
+    The biases left out become zero in ``network`` too.
+    """
+    state = network.state_dict()
+    biases = [name for name in state if name.endswith(".bias") and not name.endswith((".conv.0.bias", ".conv.2.bias"))]
+    with torch.no_grad():
+        for name in biases[:-1]:
+            state.pop(name).zero_()
+    return state
+
+
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all saved tensors."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
