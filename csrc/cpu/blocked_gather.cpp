@@ -4,14 +4,6 @@
 namespace gancomp::GANCOMP_ISA_NAME {
 namespace {
 
-// Index in [0, size) of a position outside, by repeated reflection or by the nearest edge.
-int64_t inside(int64_t i, int64_t size, BorderMode mode) {
-  if (mode == BorderMode::replicate || size == 1) return i < 0 ? 0 : i < size ? i : size - 1;
-  const int64_t period = 2 * (size - 1);
-  i = (i % period + period) % period;
-  return i < size ? i : period - i;
-}
-
 // The float of every 8-bit value: v / 127.5 - 1, rounded to the side from which the truncation of the way back (to_byte) gives
 // v again. gancomp.data.to_tensor has the same.
 struct Levels {

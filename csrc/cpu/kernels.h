@@ -12,10 +12,22 @@
 
 namespace gancomp::GANCOMP_ISA_NAME {
 
+// Index in [0, size) of a position outside, by repeated reflection or by the nearest edge.
+inline int64_t inside(int64_t i, int64_t size, BorderMode mode) {
+  if (mode == BorderMode::replicate || size == 1) return i < 0 ? 0 : i < size ? i : size - 1;
+  const int64_t period = 2 * (size - 1);
+  i = (i % period + period) % period;
+  return i < size ? i : period - i;
+}
+
 void instance_norm_act(const InstanceNormActParams& p, const Executor& executor);
 void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3(const ReflectPadDepthwiseConv3x3Params& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3_backward(const ReflectPadDepthwiseConv3x3BackwardParams& p, const Executor& executor);
+void sliced_conv(const SlicedConvParams& p, const Executor& executor);
+void sliced_conv_transpose(const SlicedConvParams& p, const Executor& executor);
+void sliced_conv_weight_gradient(const SlicedConvWeightGradientParams& p, const Executor& executor);
+void plane_sums(const PlaneSumsParams& p, const Executor& executor);
 void image_gather(const ImageGatherParams& p);
 void blocked_gather(const BlockedGatherParams& p);
 void blocked_conv(const BlockedConvParams& p);

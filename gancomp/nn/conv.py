@@ -7,11 +7,14 @@ Source: GAN Compression, section 3.2 (weight sharing by prefix slices).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp import ops
+from gancomp.errors import ConfigError
 from gancomp.nn.norm import InstanceNormAct
 
 
@@ -19,34 +22,65 @@ class SlicedConv2d(nn.Conv2d):
     """A dense 2-D convolution over the first channels of its weight.
 
     ``y = conv2d(x, weight[:active_out_channels, :x.shape[1]], bias[:active_out_channels])``
+
+    Args:
+        before_norm: an InstanceNorm follows, which takes away what the bias adds: it is neither added nor given a gradient.
+        args, kwargs: those of ``nn.Conv2d``, without groups and dilation.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, before_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.active_out_channels = self.out_channels
+        self.active_out_channels, self.before_norm = self.out_channels, before_norm
+        self.geometry = _geometry(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
-        out = self.active_out_channels
-        bias = None if self.bias is None else self.bias[:out]
-        return self._conv_forward(x, self.weight[:out, : x.shape[1]], bias)
+        stride, padding = self.geometry
+        return ops.sliced_conv2d(
+            x,
+            self.weight,
+            None if self.before_norm else self.bias,
+            out_channels=self.active_out_channels,
+            stride=stride,
+            padding=padding,
+            padding_mode=self.padding_mode,
+        )
 
 
 class SlicedConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed 2-D convolution over the first channels of its weight (stored [in, out, k, k])."""
+    """A transposed 2-D convolution over the first channels of its weight (stored [in, out, k, k]).
 
-    def __init__(self, *args, **kwargs) -> None:
+    Arguments as of :class:`SlicedConv2d`.
+    """
+
+    def __init__(self, *args: Any, before_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.active_out_channels = self.out_channels
+        self.active_out_channels, self.before_norm = self.out_channels, before_norm
+        self.geometry = _geometry(self)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Upsample ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
         if output_size is not None:
             raise TypeError("output_size is not supported: the output size follows from output_padding")
-        out = self.active_out_channels
-        bias = None if self.bias is None else self.bias[:out]
-        weight = self.weight[: x.shape[1], :out]
-        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        stride, padding = self.geometry
+        return ops.sliced_conv_transpose2d(
+            x,
+            self.weight,
+            None if self.before_norm else self.bias,
+            out_channels=self.active_out_channels,
+            stride=stride,
+            padding=padding,
+            output_padding=self.output_padding[0],
+        )
+
+
+def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
+    """Stride and padding, which must be equal in both directions."""
+    (stride, other), padding = layer.stride, layer.padding
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and len({*layer.output_padding}) == 1
+    if not plain or stride != other or isinstance(padding, str) or len({*padding}) != 1:
+        raise ConfigError(f"{layer}: expected one group, no dilation, and stride and padding equal in both directions")
+    return stride, int(padding[0])
 
 
 class SlicedDepthwiseConv2d(nn.Conv2d):

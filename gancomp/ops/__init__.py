@@ -9,13 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from gancomp.errors import ConfigError
-from gancomp.ops import depthwise, norm
+from gancomp.ops import depthwise, norm, sliced_conv
 from gancomp.ops.depthwise import reflect_pad_depthwise_conv3x3
 from gancomp.ops.norm import instance_norm_act
+from gancomp.ops.sliced_conv import sliced_conv2d, sliced_conv_transpose2d
 
 _EXPLAIN: dict[str, Callable[..., str]] = {
     "instance_norm_act": norm.explain,
     "reflect_pad_depthwise_conv3x3": depthwise.explain,
+    "sliced_conv2d": sliced_conv.explain_conv2d,
+    "sliced_conv_transpose2d": sliced_conv.explain_transpose,
 }
 
 
@@ -30,4 +33,4 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
     return _EXPLAIN[op](*args, **kwargs)
 
 
-__all__ = ["explain", "instance_norm_act", "reflect_pad_depthwise_conv3x3"]
+__all__ = ["explain", "instance_norm_act", "reflect_pad_depthwise_conv3x3", "sliced_conv2d", "sliced_conv_transpose2d"]

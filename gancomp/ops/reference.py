@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,6 +40,26 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
             shifted = x[:, :, rows[u : u + height]][:, :, :, columns[v : v + width]]
             y = y + weight[:channels, 0, u, v].view(1, -1, 1, 1) * shifted
     return (y if bias is None else y + bias[:channels].view(1, -1, 1, 1)).to(dtype)
+
+
+def sliced_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int, stride: int, padding: int, padding_mode: str
+) -> Tensor:
+    """``conv2d(pad(x), weight[:out_channels, :C], bias[:out_channels], stride)``, the slice made a tensor of its own."""
+    weight = weight[:out_channels, : x.shape[1]]
+    bias = None if bias is None else bias[:out_channels]
+    if padding_mode == "zeros":
+        return F.conv2d(x, weight, bias, stride, padding).contiguous()
+    return F.conv2d(F.pad(x, [padding] * 4, mode=padding_mode), weight, bias, stride).contiguous()
+
+
+def sliced_conv_transpose2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int, stride: int, padding: int, output_padding: int
+) -> Tensor:
+    """``conv_transpose2d(x, weight[:C, :out_channels], bias[:out_channels], stride, padding, output_padding)``."""
+    weight = weight[: x.shape[1], :out_channels]
+    bias = None if bias is None else bias[:out_channels]
+    return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding).contiguous()
 
 
 def _wide(*tensors: Tensor | None) -> tuple[Any, ...]:

@@ -51,12 +51,56 @@ struct ReflectPadDepthwiseConv3x3BackwardParams {
   float* grad_bias = nullptr;    // [C], null: not wanted
 };
 
+constexpr int kMaxKernel = 15;
+constexpr int kMaxStride = 4;
+
+// How the window of a convolution moves: output position i sees positions i * stride + tap of the padded input.
+struct ConvWindow {
+  int taps_h = 1, taps_w = 1;  // at most kMaxKernel
+  int stride = 1;              // at most kMaxStride
+  int padding = 0;             // on every side, less than the taps
+  BorderMode mode = BorderMode::zero;
+};
+// The first channels of a full weight: data[out * o + in * c + row * i + column * j].
+template <typename T>
+struct SlicedWeight {
+  T* data = nullptr;
+  int64_t out = 0, in = 0, row = 0, column = 0;
+};
+
+// Forward: y[n, o] = bias[o] + sum of weight[o, c] over x[n, c] under the window. Transposed (the gradient of the input, and
+// the transposed convolution): y[n, o] = bias[o] + sum of what x[n, c] spreads over y through weight[o, c]; what reaches the
+// padding goes to where the padding was taken from.
+struct SlicedConvParams {
+  ConvWindow window;
+  ConstImages x;
+  SlicedWeight<const float> weight;  // out: channels of y, in: channels of x
+  const float* bias = nullptr;       // [C_y]; null: zero. None with another border than zero in the transposed form.
+  Images y;
+};
+
+struct SlicedConvWeightGradientParams {
+  ConvWindow window;
+  ConstImages x, grad;              // input of the convolution, gradient of its output
+  SlicedWeight<float> grad_weight;  // the active part is set
+};
+
+// sums[c]: of all images; the gradient of a bias.
+struct PlaneSumsParams {
+  ConstImages x;
+  float* sums = nullptr;  // [C]
+};
+
 struct CpuKernels {
   const char* isa;
   void (*instance_norm_act)(const InstanceNormActParams&, const Executor&);
   void (*instance_norm_act_backward)(const InstanceNormActBackwardParams&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3)(const ReflectPadDepthwiseConv3x3Params&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3_backward)(const ReflectPadDepthwiseConv3x3BackwardParams&, const Executor&);
+  void (*sliced_conv)(const SlicedConvParams&, const Executor&);
+  void (*sliced_conv_transpose)(const SlicedConvParams&, const Executor&);
+  void (*sliced_conv_weight_gradient)(const SlicedConvWeightGradientParams&, const Executor&);
+  void (*plane_sums)(const PlaneSumsParams&, const Executor&);
   // The engine's, in the calling thread.
   void (*image_gather)(const ImageGatherParams&);
   void (*blocked_gather)(const BlockedGatherParams&);
