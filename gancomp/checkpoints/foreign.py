@@ -33,8 +33,7 @@ class Assumptions:
     """What the tensors of a foreign network cannot tell. The defaults are what the published networks are."""
 
     batch_stats: bool = True
-    """BatchNorm normalises every image by itself, as pix2pix tests: it becomes the affine InstanceNorm that it then equals.
-    Otherwise by its running statistics."""
+    """BatchNorm by the statistics of each image, as pix2pix tests: becomes the equal affine InstanceNorm. Off: by running ones."""
     dropout: float = 0.0
     """Dropout rate in training, for what goes on training it; nothing drops out at inference."""
     input_range: Literal["signed", "unit", "byte"] = "signed"
