@@ -50,6 +50,12 @@ void tile(const Tile& t) {
             GANCOMP_UNROLL
             for (int v = 0; v < kVecs; ++v) acc[v][p] += weight[v] * pixel;
           }
+          // Of these loops no sum may live in memory: one that does makes every round wait for it.
+          GANCOMP_UNROLL
+          for (int p = 0; p < kPixels; ++p) {
+            GANCOMP_UNROLL
+            for (int v = 0; v < kVecs; ++v) hold(acc[v][p]);
+          }
         }
       }
     }

@@ -35,16 +35,22 @@ GANCOMP_INLINE Vec load(const float* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-// A vector that is used several times in a row: loaded once, where the compiler would read memory at every use.
-GANCOMP_INLINE Vec load_once(const float* p) {
-  Vec v = load(p);
+// The vector is in a register here.
+GANCOMP_INLINE void hold(Vec& v) {
 #if defined(__AVX512F__)
   asm("" : "+v"(v));
 #elif defined(__x86_64__)
   asm("" : "+x"(v));
 #elif defined(__ARM_NEON)
   asm("" : "+w"(v));
+#else
+  static_cast<void>(v);
 #endif
+}
+// A vector that is used several times in a row: loaded once, where the compiler would read memory at every use.
+GANCOMP_INLINE Vec load_once(const float* p) {
+  Vec v = load(p);
+  hold(v);
   return v;
 }
 GANCOMP_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
