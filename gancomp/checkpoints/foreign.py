@@ -33,7 +33,7 @@ class Assumptions:
     """What the tensors of a foreign network cannot tell. The defaults are what the published networks are."""
 
     batch_stats: bool = True
-    """BatchNorm by the statistics of each image, as pix2pix tests: becomes the equal affine InstanceNorm. Off: by running ones."""
+    """BatchNorm by the statistics of each image, as pix2pix tests: made the equal affine InstanceNorm. Off: by running ones."""
     dropout: float = 0.0
     """Dropout rate in training, for what goes on training it; nothing drops out at inference."""
     input_range: Literal["signed", "unit", "byte"] = "signed"
