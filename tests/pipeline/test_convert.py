@@ -20,7 +20,9 @@ from gancomp.pipeline.convert import ConvertRun, run_convert
 from gancomp.pipeline.evaluate import EvaluateRun, run_evaluate
 from gancomp.pipeline.finetune import ExportRun, run_export
 from gancomp.pipeline.profile import ProfileRun, run_profile
+from gancomp.pipeline.supernet import SupernetRun, load_discriminator, run_supernet
 from gancomp.testing import images
+from gancomp.train import DistillOptions
 
 from ..models import published
 
@@ -130,7 +132,6 @@ def test_a_space_for_what_is_no_resnet(tmp_path: Path) -> None:
 # -- the page --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_commands_of_the_page(tmp_path: Path, monkeypatch, capsys) -> None:
     """docs/checkpoints.md, with the files it names; the comments below a command are what it prints."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
@@ -191,3 +192,34 @@ def test_other_refusals(tmp_path: Path, supernet: Path) -> None:
     own = run_export(ExportRun(str(supernet), str(tmp_path / "own.safetensors")))
     with pytest.raises(CheckpointError, match=r"own\.safetensors: is a file of this project already"):
         run_convert(ConvertRun(str(own), str(tmp_path / "again.safetensors")))
+
+
+# -- training from foreign files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_a_supernet_is_distilled_from_foreign_files(tmp_path: Path, norm: str) -> None:
+    """Teacher and discriminator as pytorch-CycleGAN-and-pix2pix left them, by the names it gave them."""
+    torch.save(published.randomised(published.resnet(4, 3, norm=norm)).state_dict(), tmp_path / "latest_net_G.pth")
+    discriminator = published.randomised(published.Patch(6, 4, 1, norm))
+    torch.save(discriminator.state_dict(), tmp_path / "latest_net_D.pth")
+    run = SupernetRun(
+        str(tmp_path / "latest_net_G.pth"),
+        str(tmp_path / "run"),
+        discriminator=str(tmp_path / "latest_net_D.pth"),
+        space="4,2",
+        data=DataConfig(load_size=32, crop_size=32, synthetic_train=8, synthetic_test=3),
+        train=DistillOptions(steps=1, batch_size=2, lr=1e-5, log_every=1, sample_every=0),
+    )
+    supernet = load_supernet(run_supernet(run, progress=False))
+    assert supernet.generator.config.n_blocks == 3
+    inherited = load_network(tmp_path / "run" / "discriminator.safetensors")
+    assert inherited.config.norm == norm
+    for name, tensor in discriminator.named_parameters():
+        torch.testing.assert_close(inherited.state_dict()[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_a_generator_is_no_discriminator(tmp_path: Path) -> None:
+    torch.save(published.resnet(2, 1).state_dict(), tmp_path / "latest_net_G.pth")
+    with pytest.raises(ConfigError, match=r"latest_net_G\.pth': holds a 'resnet' network, expected 'patch'"):
+        load_discriminator(tmp_path / "latest_net_G.pth")
