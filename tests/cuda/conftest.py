@@ -13,6 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gancomp.ops import cuda
+from gancomp.ops.cuda import register_fakes
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "gancomp_emulated"
 ORDERS = {"ascending": 0, "descending": 1, "random": 2}
@@ -28,6 +31,7 @@ class Emulation:
         self._library.emulation_fenced.argtypes = [ctypes.c_size_t, ctypes.c_int]
         self._library.faulty.restype = ctypes.c_char_p
         self.ops = getattr(torch.ops, NAMESPACE)
+        register_fakes(NAMESPACE)
 
     def faulty(self, kind: int, numbers: Tensor) -> str | None:
         """Run a kernel of faulty_kernels.cu on float32 ``numbers``; what the launch says."""
@@ -35,7 +39,7 @@ class Emulation:
         return None if found is None else found.decode()
 
     def order(self, name: str) -> None:
-        """In which order the threads of a block run between barriers, and blocks within a launch."""
+        """Which warps of a block run ahead, the first or the last, or whether all run evenly; and the order of blocks."""
         self._library.emulation_set_order(ORDERS[name])
 
     def fence(self, tensor: Tensor, at_end: bool) -> Tensor:
@@ -108,8 +112,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
 @pytest.fixture(params=ORDERS)
 def emulated(request: pytest.FixtureRequest, built: Emulation, monkeypatch: pytest.MonkeyPatch):
     """``gancomp.ops.cuda`` runs the emulated kernels, whose threads take turns in the order of the parameter."""
-    from gancomp.ops import cuda
-
     built.order(request.param)
     monkeypatch.setattr(cuda, "_ops", built.ops)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

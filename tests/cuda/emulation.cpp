@@ -108,25 +108,40 @@ void resume(unsigned index) {
   setcontext(&fiber.start);
 }
 
+// Runs a thread until it waits or ends; false where it cannot run.
+bool advance(unsigned index) {
+  const Fiber& fiber = machine.fibers[index];
+  if (fiber.done || (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation)) return false;
+  resume(index);
+  return true;
+}
+
+// One step of every thread that can run, in random order: as evenly as threads can go on.
+bool step_evenly(std::vector<unsigned>& order, std::mt19937& random) {
+  std::shuffle(order.begin(), order.end(), random);
+  bool moved = false;
+  for (const unsigned index : order) moved = advance(index) || moved;
+  return moved;
+}
+
+// One step of the first warp that can run: a warp runs as far ahead of those behind it as barriers allow.
+bool step_greedily(const std::vector<unsigned>& order) {
+  for (size_t first = 0; first < order.size(); first += 32) {
+    bool moved = false;
+    for (size_t lane = first; lane < first + 32; ++lane) moved = advance(order[lane]) || moved;
+    if (moved) return true;
+  }
+  return false;
+}
+
 void run_block(std::vector<unsigned>& order, std::mt19937& random) {
   machine.block = {static_cast<int>(machine.fibers.size())};
   for (Fiber& fiber : machine.fibers) fiber.started = fiber.done = false, fiber.waits_for = nullptr;
   for (Warp& warp : machine.warps) warp.barrier = {32}, warp.kind = -1;
-  for (;;) {
-    if (machine.order == kRandom) std::shuffle(order.begin(), order.end(), random);
-    bool moved = false, waiting = false;
-    for (const unsigned index : order) {
-      const Fiber& fiber = machine.fibers[index];
-      if (fiber.done) continue;
-      if (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation) {
-        waiting = true;
-        continue;
-      }
-      resume(index);
-      moved = true;
-    }
-    if (!moved && !waiting) return;
-    if (!moved) fail("a barrier that not all threads reach");
+  while (machine.order == kRandom ? step_evenly(order, random) : step_greedily(order)) {
+  }
+  for (const Fiber& fiber : machine.fibers) {
+    if (!fiber.done) fail("a barrier that not all threads reach");
   }
 }
 

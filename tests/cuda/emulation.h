@@ -1,9 +1,10 @@
 // CUDA's language for a C++ compiler, as far as csrc/cuda uses it: with GANCOMP_EMULATION the kernels are functions that run on
 // the CPU, a fiber per thread of a block. For tests of what kernels compute, where there is no GPU.
 //
-// Strict where a GPU is not: shared memory begins as NaN in every block and ends at a fence; threads run one after the other
-// between barriers, in an order that a test chooses, so that a missing barrier shows; a barrier that not all threads of a block
-// (a warp) reach is an error, and so is an access beyond the memory a test has fenced (emulation.cpp).
+// Strict where a GPU is not: shared memory begins as NaN in every block and ends at a fence; the first or the last warps run as
+// far ahead of the others as barriers allow, or all evenly, as a test chooses, so that a missing barrier shows; a barrier that
+// not all threads of a block (a warp) reach is an error, and so is an access beyond the memory a test has fenced
+// (emulation.cpp).
 #pragma once
 
 #include <algorithm>
