@@ -231,9 +231,8 @@ def unify_under_autocast(
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
         return x, *parameters, *images
     dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device) if convolution else x.dtype
-    x, *images_ = (tensor if tensor is None else tensor.to(dtype) for tensor in (x, *images))
     kept = [p if p is None or p.dtype == torch.float32 else p.to(dtype) for p in parameters]
-    return x, *kept, *images_
+    return x.to(dtype), *kept, *[image if image is None else image.to(dtype) for image in images]
 
 
 def parameter_fits(parameter: Tensor, x: Tensor) -> bool:
