@@ -243,13 +243,15 @@ inline const char* launch(void (*kernel)(Params), dim3 grid, int threads, size_t
   static_cast<void>(stream);
   return emulation::launch(grid, dim3(threads), shared_bytes, [&] { kernel(params); });
 #else
+  const void* function = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaSuccess;
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return cudaGetErrorString(error);
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
-  kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)> > >(params);
-  const cudaError_t error = cudaGetLastError();
+  if (error == cudaSuccess) {
+    void* arguments[] = {const_cast<Params*>(&params)};
+    error = cudaLaunchKernel(function, grid, dim3(threads), arguments, shared_bytes, static_cast<cudaStream_t>(stream));
+  }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 #endif
 }

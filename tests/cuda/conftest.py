@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gancomp import _C
 from gancomp.ops import cuda
 from gancomp.ops.cuda import register_fakes
+from gancomp.testing import poisoned_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "gancomp_emulated"
@@ -109,12 +111,42 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
     return Emulation(_build(tmp_path_factory.mktemp("emulation")))
 
 
-@pytest.fixture(params=ORDERS)
-def emulated(request: pytest.FixtureRequest, built: Emulation, monkeypatch: pytest.MonkeyPatch):
-    """``gancomp.ops.cuda`` runs the emulated kernels, whose threads take turns in the order of the parameter."""
-    built.order(request.param)
-    monkeypatch.setattr(cuda, "_ops", built.ops)
+class Machine:
+    """Where kernels run: emulated, with inputs between fences, or on a GPU."""
+
+    def __init__(self, emulation: Emulation | None) -> None:
+        self._emulation = emulation
+
+    def place(self, tensor: Tensor, at_end: bool = True) -> Tensor:
+        """A copy of a tensor where the kernels can take it, strides and gaps kept."""
+        if self._emulation is not None:
+            return self._emulation.fence(tensor, at_end)
+        if tensor.numel() == 0:
+            return tensor.cuda()
+        size = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        return tensor.as_strided((size,), (1,), tensor.storage_offset()).cuda().as_strided(tensor.shape, tensor.stride())
+
+    def other_order(self) -> None:
+        """From now on threads take turns in another order, where a test can say so."""
+        if self._emulation is not None:
+            self._emulation.order("descending")
+
+
+@pytest.fixture(params=[*ORDERS, pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """``gancomp.ops.cuda`` runs here: emulated, threads taking turns in some order, or on a GPU. Outputs start as NaN."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    yield built
-    built.order("ascending")
-    built.free()
+    if request.param == "gpu":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        if not _C.cuda_architectures:
+            pytest.skip("this build has no CUDA kernels (GANCOMP_CUDA=1)")
+        with poisoned_outputs():
+            yield Machine(None)
+        return
+    emulation: Emulation = request.getfixturevalue("built")
+    emulation.order(request.param)
+    monkeypatch.setattr(cuda, "_ops", emulation.ops)
+    yield Machine(emulation)
+    emulation.order("ascending")
+    emulation.free()

@@ -12,35 +12,35 @@ MULTIPLY, ROUND = {torch.float16: 6, torch.bfloat16: 7, torch.float32: 8}, 9
 
 
 @pytest.fixture(params=ORDERS)
-def machine(request, built):
+def emulated(request, built):
     built.order(request.param)
     yield built
     built.order("ascending")
     built.free()
 
 
-def test_threads_take_turns(machine):
+def test_threads_take_turns(emulated):
     numbers = torch.arange(64.0)
-    assert machine.faulty(NO_FAULT, numbers) is None
+    assert emulated.faulty(NO_FAULT, numbers) is None
     assert torch.equal(numbers, torch.arange(64.0).view(32, 2).flip(1).flatten())
 
 
-def test_a_missing_barrier_shows(machine):
+def test_a_missing_barrier_shows(emulated):
     """Some threads read what their neighbour has not written yet, in every order: NaN."""
     numbers = torch.arange(64.0)
-    assert machine.faulty(NO_BARRIER, numbers) is None
+    assert emulated.faulty(NO_BARRIER, numbers) is None
     assert numbers.isnan().sum() == 32
 
 
 @pytest.mark.parametrize("kind", [HALF_A_BARRIER, HALF_A_WARP])
-def test_a_barrier_that_some_threads_miss_is_an_error(kind, machine):
-    assert "a barrier that not all threads reach" in str(machine.faulty(kind, torch.zeros(64)))
+def test_a_barrier_that_some_threads_miss_is_an_error(kind, emulated):
+    assert "a barrier that not all threads reach" in str(emulated.faulty(kind, torch.zeros(64)))
 
 
-def test_an_access_beyond_the_memory_is_an_error(machine):
-    assert "access beyond a fence" in str(machine.faulty(READS_BEYOND, machine.fence(torch.zeros(64), at_end=True)))
-    assert "access beyond a fence" in str(machine.faulty(SHARED_BEYOND, torch.zeros(64)))
-    assert machine.faulty(NO_FAULT, torch.zeros(64)) is None, "the next launch is not disturbed"
+def test_an_access_beyond_the_memory_is_an_error(emulated):
+    assert "access beyond a fence" in str(emulated.faulty(READS_BEYOND, emulated.fence(torch.zeros(64), at_end=True)))
+    assert "access beyond a fence" in str(emulated.faulty(SHARED_BEYOND, torch.zeros(64)))
+    assert emulated.faulty(NO_FAULT, torch.zeros(64)) is None, "the next launch is not disturbed"
 
 
 @pytest.mark.parametrize("dtype", MULTIPLY, ids=str)

@@ -1,4 +1,4 @@
-"""The CUDA kernels that own planes, emulated: InstanceNorm, the depthwise convolution, SPADE's modulation."""
+"""The CUDA kernels that own planes, machine: InstanceNorm, the depthwise convolution, SPADE's modulation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from gancomp.ops.cuda import InstanceNormActCuda, ReflectPadDepthwiseConv3x3Cuda, SpadeModulateCuda
-from gancomp.testing import LAYOUTS, forward_backward, images, laid_out
+from gancomp.testing import LAYOUTS, images, laid_out
 
-from .compare import DTYPES, check, poisoned, restored
+from .compare import DTYPES, check, poisoned, restored, run
 
 EPS = 1e-5
 # Pixels in pieces of 16 bytes and one by one, kept in registers and not, fewer than a block has threads and several for each.
@@ -43,34 +43,34 @@ def norm_tensors(shape, dtype, vector_dtype=None, spare=2, mean=0.0):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("relu", [False, True])
-def test_instance_norm_act(shape, dtype, relu, emulated):
+def test_instance_norm_act(shape, dtype, relu, machine):
     tensors, grad = norm_tensors(shape, dtype)
-    results = check(norm(relu), stock_norm(relu), tensors, grad, fence=lambda t: emulated.fence(t, at_end=True))
+    results = check(norm(relu), stock_norm(relu), tensors, grad, machine=machine)
     for vector in results[2:4]:
         assert not vector[shape[1] :].any()
 
 
-def test_instance_norm_act_of_a_large_plane(emulated):
+def test_instance_norm_act_of_a_large_plane(machine):
     tensors, grad = norm_tensors(LARGE, torch.float32)
-    check(norm(True), stock_norm(True), tensors, grad)
+    check(norm(True), stock_norm(True), tensors, grad, machine=machine)
 
 
 @pytest.mark.parametrize("used", [(0, 0, 0), (1, 0, 0), (0, 1, 1)], ids=str)
-def test_instance_norm_act_without_some(used, emulated):
+def test_instance_norm_act_without_some(used, machine):
     (x, *others), grad = norm_tensors((2, 3, 4, 6), torch.float32)
     others = [tensor if use else None for tensor, use in zip(others, used, strict=True)]
-    check(norm(True), stock_norm(True), [x, *others], grad)
+    check(norm(True), stock_norm(True), [x, *others], grad, machine=machine)
 
 
-def test_instance_norm_act_with_master_parameters(emulated):
+def test_instance_norm_act_with_master_parameters(machine):
     tensors, grad = norm_tensors((2, 3, 8, 8), torch.bfloat16, torch.float32)
-    check(norm(True), stock_norm(True), tensors, grad)
+    check(norm(True), stock_norm(True), tensors, grad, machine=machine)
 
 
-def test_a_large_mean_does_not_cancel(emulated):
+def test_a_large_mean_does_not_cancel(machine):
     tensors, grad = norm_tensors((1, 2, 24, 24), torch.float32, mean=1000.0)
     x, exact = tensors[0], tensors[0].double()
-    y, grad_x = forward_backward(lambda x: norm(False)(x, None, None, None), grad, x)
+    y, grad_x = run(machine, lambda x: norm(False)(x, None, None, None), grad, x)
     centred = exact - exact.mean((2, 3), keepdim=True)
     rstd = (centred.square().mean((2, 3), keepdim=True) + EPS).rsqrt()
     # The subtraction is exact in float32, since x lies near its mean.
@@ -81,24 +81,31 @@ def test_a_large_mean_does_not_cancel(emulated):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layouts(layout, emulated):
+def test_memory_layouts(layout, machine):
     tensors, grad = norm_tensors((2, 3, 4, 6), torch.float32)
     x, weight, bias, residual = tensors
-    check(norm(True), stock_norm(True), [laid_out(x, layout), weight, bias, laid_out(residual, layout)], laid_out(grad, layout))
+    check(
+        norm(True),
+        stock_norm(True),
+        [laid_out(x, layout), weight, bias, laid_out(residual, layout)],
+        laid_out(grad, layout),
+        machine=machine,
+    )
     (x, weight, bias), grad = depthwise_tensors((2, 3, 4, 6), torch.float32)
-    check(depthwise, stock_depthwise, [laid_out(x, layout), weight, bias], laid_out(grad, layout))
+    check(depthwise, stock_depthwise, [laid_out(x, layout), weight, bias], laid_out(grad, layout), machine=machine)
     given, grad = spade_tensors((2, 3, 4, 6), torch.float32)
-    check(spade(), stock_spade(), [laid_out(tensor, layout) for tensor in given], laid_out(grad, layout))
+    check(spade(), stock_spade(), [laid_out(tensor, layout) for tensor in given], laid_out(grad, layout), machine=machine)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_channel_counts_in_device_memory(dtype, emulated):
+def test_channel_counts_in_device_memory(dtype, machine):
     """Of tensors that are wider, exactly the active channels are read and written."""
-    one = torch.tensor([3], dtype=torch.int32)
+    one = machine.place(torch.tensor([3], dtype=torch.int32))
     (x, weight, bias, residual), grad = norm_tensors((2, 3, 4, 8), dtype)
     weight[3:], bias[3:] = float("nan"), float("nan")
-    narrow = forward_backward(norm(True), grad, x, weight, bias, residual)
-    wide = forward_backward(
+    narrow = run(machine, norm(True), grad, x, weight, bias, residual)
+    wide = run(
+        machine,
         lambda *t: InstanceNormActCuda.apply(*t, True, EPS, one),
         poisoned(grad, 2),
         poisoned(x, 2),
@@ -110,16 +117,16 @@ def test_channel_counts_in_device_memory(dtype, emulated):
         assert torch.equal(restored(got, 3) if got.dim() == 4 else got, expected)
     (x, weight, bias), grad = depthwise_tensors((2, 3, 4, 8), dtype)
     weight[3:], bias[3:] = float("nan"), float("nan")
-    narrow = forward_backward(depthwise, grad, x, weight, bias)
-    wide = forward_backward(
-        lambda *t: ReflectPadDepthwiseConv3x3Cuda.apply(*t, one), poisoned(grad, 2), poisoned(x, 2), weight, bias
+    narrow = run(machine, depthwise, grad, x, weight, bias)
+    wide = run(
+        machine, lambda *t: ReflectPadDepthwiseConv3x3Cuda.apply(*t, one), poisoned(grad, 2), poisoned(x, 2), weight, bias
     )
     for index, (got, expected) in enumerate(zip(wide, narrow, strict=True)):
         assert torch.equal(restored(got, 3) if index < 2 else got, expected)
     given, grad = spade_tensors((2, 3, 4, 8), dtype)
     for batch in (False, True):
-        narrow = forward_backward(spade(batch), grad, *given)
-        wide = forward_backward(spade(batch, one), poisoned(grad, 2), *(poisoned(tensor, 2) for tensor in given))
+        narrow = run(machine, spade(batch), grad, *given)
+        wide = run(machine, spade(batch, one), poisoned(grad, 2), *(poisoned(tensor, 2) for tensor in given))
         assert all(torch.equal(restored(got, 3), expected) for got, expected in zip(wide, narrow, strict=True))
 
 
@@ -142,24 +149,24 @@ def depthwise_tensors(shape, dtype, weight_dtype=None, spare=2):
 # The smallest, strips of rows that are not full, more strips than a block has threads.
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 2, 2), (2, 1, 3, 2), (1, 2, 17, 5), (1, 1, 20, 131)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_depthwise(shape, dtype, emulated):
+def test_depthwise(shape, dtype, machine):
     tensors, grad = depthwise_tensors(shape, dtype)
-    results = check(depthwise, stock_depthwise, tensors, grad, fence=lambda t: emulated.fence(t, at_end=True))
+    results = check(depthwise, stock_depthwise, tensors, grad, machine=machine)
     assert not results[2][shape[1] :].any()
     assert not results[3][shape[1] :].any()
 
 
-def test_depthwise_with_master_weights_and_without_bias(emulated):
+def test_depthwise_with_master_weights_and_without_bias(machine):
     (x, weight, _), grad = depthwise_tensors((2, 3, 9, 8), torch.float16, torch.float32)
-    check(depthwise, stock_depthwise, [x, weight, None], grad)
+    check(depthwise, stock_depthwise, [x, weight, None], grad, machine=machine)
 
 
 @pytest.mark.parametrize("side", [2, 3, 4, 9])
-def test_the_adjoint_of_the_reflection_is_exact(side, emulated):
+def test_the_adjoint_of_the_reflection_is_exact(side, machine):
     """In whole numbers: <D x, g> = <x, D* g>."""
     x, g = (torch.randint(-8, 9, (1, 2, side, side + 1)).float() for _ in range(2))
     weight = torch.randint(-8, 9, (2, 1, 3, 3)).float()
-    y, grad_x, grad_weight = forward_backward(lambda x, w: depthwise(x, w, None), g, x, weight)
+    y, grad_x, grad_weight = run(machine, lambda x, w: depthwise(x, w, None), g, x, weight)
     assert (y * g).sum() == (x * grad_x).sum() == (weight * grad_weight).sum()
 
 
@@ -188,18 +195,19 @@ SPADE = [(shape, batch) for shape in SHAPES[:4] for batch in (False, True) if no
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "batch"), SPADE, ids=str)
 @pytest.mark.parametrize("slope", [1.0, 0.2])
-def test_spade(shape, dtype, batch, slope, emulated):
+def test_spade(shape, dtype, batch, slope, machine):
     tensors, grad = spade_tensors(shape, dtype)
-    check(spade(batch, slope=slope), stock_spade(batch, slope), tensors, grad, fence=lambda t: emulated.fence(t, at_end=True))
+    check(spade(batch, slope=slope), stock_spade(batch, slope), tensors, grad, machine=machine)
 
 
-def test_spade_of_a_large_plane(emulated):
+def test_spade_of_a_large_plane(machine):
     tensors, grad = spade_tensors(LARGE, torch.float32)
-    check(spade(), stock_spade(), tensors, grad)
+    check(spade(), stock_spade(), tensors, grad, machine=machine)
 
 
-def test_spade_gives_the_statistics_of_the_batch(emulated):
+def test_spade_gives_the_statistics_of_the_batch(machine):
     (x, gamma, beta), _ = spade_tensors((3, 2, 5, 4), torch.float32)
+    x, gamma, beta = machine.place(x), machine.place(gamma), machine.place(beta)
     _, mean, variance = SpadeModulateCuda.apply(x + 3, gamma, beta, None, None, True, 1.0, EPS)
     exact = (x + 3).double()
     torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
@@ -211,15 +219,15 @@ def test_spade_gives_the_statistics_of_the_batch(emulated):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_spade_with_given_statistics(dtype, emulated):
+def test_spade_with_given_statistics(dtype, machine):
     tensors, grad = spade_tensors((2, 3, 4, 8), dtype)
     mean, rstd = torch.randn(5), torch.rand(5) + 0.5
 
     def kernel(x, gamma, beta):
-        return SpadeModulateCuda.apply(x, gamma, beta, mean, rstd, True, 0.2, EPS)[0]
+        return SpadeModulateCuda.apply(x, gamma, beta, machine.place(mean), machine.place(rstd), True, 0.2, EPS)[0]
 
     def stock(x, gamma, beta):
-        m, r = (vector[:3].to(x.dtype).view(1, 3, 1, 1) for vector in (mean, rstd))
+        m, r = (vector[:3].to(x).view(1, 3, 1, 1) for vector in (mean, rstd))
         return F.leaky_relu((x - m) * r * (1 + gamma) + beta, 0.2)
 
-    check(kernel, stock, tensors, grad)
+    check(kernel, stock, tensors, grad, machine=machine)

@@ -1,4 +1,4 @@
-"""The CUDA residual block, emulated."""
+"""The CUDA residual block, machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from gancomp.ops.cuda import SeparableResblockCuda
-from gancomp.testing import LAYOUTS, forward_backward, images, laid_out
+from gancomp.testing import LAYOUTS, images, laid_out
 
-from .compare import DTYPES, check, poisoned, restored
+from .compare import DTYPES, check, poisoned, restored, run
 
 EPS = 1e-5
 # Planes in registers and shared memory; of odd sizes; too large for registers; too large for shared memory, backward and then
@@ -34,7 +34,7 @@ def stock(hidden, mask=None, scale=1.0):
 
     def function(x, depthwise1, pointwise1, depthwise2, pointwise2):
         h = F.relu(half(x, depthwise1, pointwise1, hidden))
-        h = h if mask is None else h * mask.to(h.dtype) * scale
+        h = h if mask is None else h * mask.to(h) * scale
         return x + half(h, depthwise2, pointwise2, x.shape[1])
 
     return function
@@ -59,14 +59,12 @@ def make(shape, hidden, dtype, weight_dtype=None, spare=2):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dropout", [False, True])
-def test_values_and_gradients(shape, dtype, dropout, emulated):
+def test_values_and_gradients(shape, dtype, dropout, machine):
     hidden = 5
     tensors, grad = make(shape, hidden, dtype)
-    mask = (torch.rand(shape[0], hidden, *shape[2:]) < 0.7).to(torch.uint8) if dropout else None
+    mask = machine.place((torch.rand(shape[0], hidden, *shape[2:]) < 0.7).to(torch.uint8)) if dropout else None
     scale = 1 / 0.7 if dropout else 1.0
-    results = check(
-        block(hidden, mask, scale), stock(hidden, mask, scale), tensors, grad, fence=lambda t: emulated.fence(t, at_end=True)
-    )
+    results = check(block(hidden, mask, scale), stock(hidden, mask, scale), tensors, grad, machine=machine)
     channels = shape[1]
     _, _, depthwise1, pointwise1, depthwise2, pointwise2 = results
     for unused in (
@@ -77,45 +75,45 @@ def test_values_and_gradients(shape, dtype, dropout, emulated):
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_large_planes(shape, emulated):
+def test_large_planes(shape, machine):
     tensors, grad = make(shape, 2, torch.float32, spare=0)
-    check(block(2), stock(2), tensors, grad)
+    check(block(2), stock(2), tensors, grad, machine=machine)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_master_weights(dtype, emulated):
+def test_master_weights(dtype, machine):
     tensors, grad = make((2, 3, 8, 8), 5, dtype, torch.float32)
-    check(block(5), stock(5), tensors, grad)
+    check(block(5), stock(5), tensors, grad, machine=machine)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layouts(layout, emulated):
+def test_memory_layouts(layout, machine):
     (x, *weights), grad = make((2, 3, 4, 6), 2, torch.float32)
-    check(block(2), stock(2), [laid_out(x, layout), *weights], laid_out(grad, layout))
+    check(block(2), stock(2), [laid_out(x, layout), *weights], laid_out(grad, layout), machine=machine)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_channel_counts_in_device_memory(dtype, emulated):
+def test_channel_counts_in_device_memory(dtype, machine):
     """Of tensors and weights that are wider, exactly the active channels are read and written."""
     channels, hidden, spare = 3, 5, 2
     (x, depthwise1, pointwise1, depthwise2, pointwise2), grad = make((2, channels, 4, 8), hidden, dtype)
-    mask = (torch.rand(2, hidden + spare, 4, 8) < 0.7).to(torch.uint8)
+    mask = machine.place((torch.rand(2, hidden + spare, 4, 8) < 0.7).to(torch.uint8))
     depthwise1[channels:], depthwise2[hidden:] = float("nan"), float("nan")
     pointwise1[hidden:], pointwise1[:, channels:] = float("nan"), float("nan")
     pointwise2[channels:], pointwise2[:, hidden:] = float("nan"), float("nan")
     weights = depthwise1, pointwise1, depthwise2, pointwise2
-    narrow = forward_backward(block(hidden, mask[:, :hidden], 1.4), grad, x, *weights)
-    widths = torch.tensor([channels, hidden], dtype=torch.int32)
-    wide = forward_backward(block(hidden + spare, mask, 1.4, widths), poisoned(grad, spare), poisoned(x, spare), *weights)
+    narrow = run(machine, block(hidden, mask[:, :hidden], 1.4), grad, x, *weights)
+    widths = machine.place(torch.tensor([channels, hidden], dtype=torch.int32))
+    wide = run(machine, block(hidden + spare, mask, 1.4, widths), poisoned(grad, spare), poisoned(x, spare), *weights)
     assert torch.equal(restored(wide[0], channels), narrow[0])
     assert torch.equal(restored(wide[1], channels), narrow[1])
     for got, expected in zip(wide[2:], narrow[2:], strict=True):
         torch.testing.assert_close(got, expected)
 
 
-def test_frozen_weights_get_no_gradient(emulated):
+def test_frozen_weights_get_no_gradient(machine):
     (x, *weights), grad = make((1, 3, 4, 8), 4, torch.float32)
-    _, grad_x, *_ = forward_backward(block(4), grad, x, *weights)
-    x = x.requires_grad_()
-    block(4)(x, *weights).backward(grad)
-    assert torch.equal(x.grad, grad_x)
+    _, grad_x, *_ = run(machine, block(4), grad, x, *weights)
+    x = machine.place(x).requires_grad_()
+    block(4)(x, *(machine.place(weight) for weight in weights)).backward(machine.place(grad))
+    assert torch.equal(x.grad.cpu(), grad_x)

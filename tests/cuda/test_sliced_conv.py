@@ -1,4 +1,4 @@
-"""The CUDA convolutions, emulated: values and gradients by slices of full weights, channel counts in device memory."""
+"""The CUDA convolutions, machine: values and gradients by slices of full weights, channel counts in device memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gancomp.ops.cuda import SlicedConv2dCuda, SlicedConvTranspose2dCuda
-from gancomp.testing import LAYOUTS, forward_backward, images, laid_out
+from gancomp.testing import LAYOUTS, images, laid_out
 
-from .compare import DTYPES, check, poisoned, restored
+from .compare import DTYPES, check, poisoned, restored, run
 
 MODES = ("zeros", "reflect", "replicate")
 
@@ -85,11 +85,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_values_and_gradients(case, dtype, emulated):
+def test_values_and_gradients(case, dtype, machine):
     tensors, grad = case.tensors(dtype, dtype)
-    _, _, grad_weight, *rest = check(
-        case.kernel_call, case.stock, tensors, grad, fence=lambda tensor: emulated.fence(tensor, at_end=True)
-    )
+    _, _, grad_weight, *rest = check(case.kernel_call, case.stock, tensors, grad, machine=machine)
     unused = grad_weight.clone()
     case.active(unused).zero_()
     assert torch.equal(unused, torch.zeros_like(unused))
@@ -98,51 +96,50 @@ def test_values_and_gradients(case, dtype, emulated):
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[9]], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_master_weights(case, dtype, emulated):
+def test_master_weights(case, dtype, machine):
     """Weights of float32 beside images of 16 bits; their gradients are float32, with more digits than 16 bits have."""
     tensors, grad = case.tensors(dtype, torch.float32)
-    _, _, grad_weight, _ = check(case.kernel_call, case.stock, tensors, grad)
+    _, _, grad_weight, _ = check(case.kernel_call, case.stock, tensors, grad, machine=machine)
     assert not torch.equal(grad_weight, grad_weight.to(dtype).float())
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[5], CASES[9]], ids=str)
-def test_tf32(case, emulated, monkeypatch):
+def test_tf32(case, machine, monkeypatch):
     """The error is that of operands with ten bits of fraction, which float16 has as well, and not that of float32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     tensors, grad = case.tensors(torch.float32, torch.float32)
-    y, *_ = check(case.kernel_call, case.stock, tensors, grad, measure=torch.float16)
+    y, *_ = check(case.kernel_call, case.stock, tensors, grad, measure=torch.float16, machine=machine)
     exact = case.stock(*[None if t is None else t.double() for t in tensors])
     assert (y.double() - exact).abs().max() > 1e-4 * exact.abs().max()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layouts(layout, emulated):
+def test_memory_layouts(layout, machine):
     """Of the image and the gradient; and weights of any strides, as those of channels_last masters."""
     for case in (CASES[0], CASES[9]):
         (x, weight, bias), grad = case.tensors(torch.float32, torch.float32)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        check(case.kernel_call, case.stock, [laid_out(x, layout), weight, bias], laid_out(grad, layout))
+        check(case.kernel_call, case.stock, [laid_out(x, layout), weight, bias], laid_out(grad, layout), machine=machine)
 
 
-@pytest.mark.parametrize("at_end", [False, True])
-def test_nothing_beyond_the_images_is_read(at_end, emulated):
+def test_nothing_before_the_images_is_read(machine):
+    """Inputs begin at the fence; in all other tests they end at it."""
     for case in (CASES[2], CASES[3], CASES[8], CASES[10]):
         tensors, grad = case.tensors(torch.float16, torch.float16)
-        forward_backward(
-            case.kernel_call, emulated.fence(grad, at_end), *(t if t is None else emulated.fence(t, at_end) for t in tensors)
-        )
+        placed = [machine.place(tensor, at_end=False).requires_grad_() for tensor in tensors]
+        case.kernel_call(*placed).backward(machine.place(grad, at_end=False))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5], CASES[8], CASES[9]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_channel_counts_in_device_memory(case, dtype, emulated):
+def test_channel_counts_in_device_memory(case, dtype, machine):
     """Tensors as wide as any sub-network, of which the active channels alone are read and written.
 
     Equal to the narrow call, to the bit but for the weight's gradient, whose sums may be split otherwise.
     """
     (x, weight, bias), grad = case.tensors(dtype, dtype)
-    narrow = forward_backward(case.kernel_call, grad, x, weight, bias)
-    widths = torch.tensor([case.out, case.shape[1]], dtype=torch.int32)
+    narrow = run(machine, case.kernel_call, grad, x, weight, bias)
+    widths = machine.place(torch.tensor([case.out, case.shape[1]], dtype=torch.int32))
     wide_x, wide_grad = poisoned(x, case.spare[1]), poisoned(grad, case.spare[0])
     wide_weight = torch.full_like(weight, float("nan"))
     case.active(wide_weight).copy_(case.active(weight))
@@ -150,35 +147,35 @@ def test_channel_counts_in_device_memory(case, dtype, emulated):
     def call(x, weight, bias):
         return case.kernel_call(x, weight, bias, widths, case.out + case.spare[0])
 
-    y, grad_x, grad_weight, *grad_bias = forward_backward(call, wide_grad, wide_x, wide_weight, bias)
+    y, grad_x, grad_weight, *grad_bias = run(machine, call, wide_grad, wide_x, wide_weight, bias)
     assert torch.equal(restored(y, case.out), narrow[0])
     assert torch.equal(restored(grad_x, case.shape[1]), narrow[1])
     torch.testing.assert_close(grad_weight, narrow[2])
     assert all(torch.equal(a, b) for a, b in zip(grad_bias, narrow[3:], strict=True))
 
 
-def test_only_what_is_needed_is_computed(emulated):
+def test_only_what_is_needed_is_computed(machine):
     case = CASES[0]
     tensors, grad = case.tensors(torch.float32, torch.float32)
-    _, *everything = forward_backward(case.kernel_call, grad, *tensors)
+    _, *everything = run(machine, case.kernel_call, grad, *tensors)
     for wanted in range(3):
-        leaves = [tensor.detach().requires_grad_(index == wanted) for index, tensor in enumerate(tensors)]
-        case.kernel_call(*leaves).backward(grad)
-        assert torch.equal(leaves[wanted].grad, everything[wanted])
+        leaves = [machine.place(tensor).requires_grad_(index == wanted) for index, tensor in enumerate(tensors)]
+        case.kernel_call(*leaves).backward(machine.place(grad))
+        assert torch.equal(leaves[wanted].grad.cpu(), everything[wanted])
 
 
-def test_two_runs_give_the_same_bits(built, emulated):
+def test_two_runs_give_the_same_bits(machine):
     case = Case((2, 40, 16, 16), 24, (3, 3), padding=1, mode=1)
     tensors, grad = case.tensors(torch.float32, torch.float32)
-    first = forward_backward(case.kernel_call, grad, *tensors)
-    built.order("descending")
-    assert all(torch.equal(a, b) for a, b in zip(first, forward_backward(case.kernel_call, grad, *tensors), strict=True))
+    first = run(machine, case.kernel_call, grad, *tensors)
+    machine.other_order()
+    assert all(torch.equal(a, b) for a, b in zip(first, run(machine, case.kernel_call, grad, *tensors), strict=True))
 
 
-def test_an_empty_batch(emulated):
+def test_an_empty_batch(machine):
     case = Case((0, 3, 4, 4), 5, (3, 3), padding=1)
     tensors, grad = case.tensors(torch.float32, torch.float32)
-    y, grad_x, grad_weight, grad_bias = forward_backward(case.kernel_call, grad, *tensors)
+    y, grad_x, grad_weight, grad_bias = run(machine, case.kernel_call, grad, *tensors)
     assert y.shape == grad.shape
     assert grad_x.shape == tensors[0].shape
     assert not grad_weight.any()
@@ -194,8 +191,8 @@ def test_an_empty_batch(emulated):
         (lambda x, w: (x[:, :, :1], w), "x is smaller than the kernel"),
     ],
 )
-def test_wrong_tensors_are_refused(wrong, message, emulated):
+def test_wrong_tensors_are_refused(wrong, message, machine):
     case = Case((1, 3, 4, 4), 5, (3, 3))
     (x, weight, _), _ = case.tensors(torch.float32, torch.float32)
     with pytest.raises(RuntimeError, match=message):
-        case.kernel_call(*wrong(x, weight), None)
+        case.kernel_call(*wrong(machine.place(x), machine.place(weight)), None)
