@@ -42,7 +42,7 @@ SANITIZE := address;undefined
 test-sanitize: $(VENV)/.installed
 	$(call cpp,sanitize-$(firstword $(subst ;, ,$(SANITIZE))),-DGANCOMP_FUZZ=ON '-DGANCOMP_SANITIZE=$(SANITIZE)')
 
-CPP_FILES := find csrc tests/cpp tests/fuzz examples -name '*.cpp' -o -name '*.c' -o -name '*.h'
+CPP_FILES := find csrc tests/cpp tests/cuda tests/fuzz examples -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -30,6 +30,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            *[f"-D{name}={os.environ[name]}" for name in ("GANCOMP_CUDA", "GANCOMP_CUDA_ARCHS") if os.environ.get(name)],
         ]
         # A folder configured by another generator or another isolated environment cannot be reused.
         (build / "CMakeCache.txt").unlink(missing_ok=True)

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp.models.resnet import ResnetBlock
 from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d
 from gancomp.nn.conv import SlicedDepthwiseConv2d
-from gancomp.supernet import Supernet
 
 
 def _pad(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, int]:
@@ -70,9 +67,9 @@ _STOCK: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def stock_supernet(supernet: Supernet) -> Supernet:
-    """A copy of ``supernet`` with the same weights whose layers run stock PyTorch functions."""
-    stock = copy.deepcopy(supernet)
-    for module in stock.modules():
-        module.__class__ = _STOCK.get(type(module), type(module))
-    return stock
+def make_stock(module: nn.Module) -> None:
+    """Make the layers inside run stock PyTorch functions, in place; weights stay."""
+    for child in module.modules():
+        child.__class__ = _STOCK.get(type(child), type(child))
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and child.bias is not None:
+            child.bias.requires_grad_(True)

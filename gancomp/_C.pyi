@@ -3,6 +3,7 @@ from numpy.typing import NDArray
 
 compiler: str
 build_type: str
+cuda_architectures: str
 
 def built_isas() -> list[str]: ...
 def supported_isas() -> list[str]: ...

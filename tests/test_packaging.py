@@ -88,7 +88,8 @@ def names_in(wheel: Path) -> set[str]:
 def test_the_source_archive_holds_what_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".h")}
+    code = (".cpp", ".h", ".cu", ".cuh")
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in code}
     needed = {
         "CMakeLists.txt",
         "setup.py",

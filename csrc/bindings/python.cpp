@@ -50,6 +50,7 @@ PYBIND11_MODULE(_C, m) {
       py::arg("name"), "Use the kernels of an instruction set; None goes back to the automatic choice.");
   m.attr("compiler") = GANCOMP_COMPILER;
   m.attr("build_type") = GANCOMP_BUILD_TYPE;
+  m.attr("cuda_architectures") = GANCOMP_CUDA_BUILT;
   bind_engine(m);
   bind_roofline(m);
 }

@@ -17,7 +17,14 @@ import torch
 
 from gancomp.checkpoints.files import State
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import DiscriminatorConfig, ResnetConfig, UnetConfig, build_network
+from gancomp.models import (
+    DiscriminatorConfig,
+    Network,
+    ResnetConfig,
+    ResnetGenerator,
+    UnetConfig,
+    build_network,
+)
 from gancomp.models.base import check_choice, check_range
 from gancomp.models.channels import format_config
 
@@ -25,7 +32,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # What wraps a network writes before its names.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 # A value v in [-1, 1] is scale * v + shift in the other range.
-_INPUT_RANGES = {"signed": (1.0, 0.0), "unit": (0.5, 0.5), "byte": (127.5, 127.5)}
+_INPUT_RANGES = {"unit": (0.5, 0.5), "byte": (127.5, 127.5)}
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,7 @@ class Assumptions:
     """What the tensors of a foreign network cannot tell. The defaults are what the published networks are."""
 
     batch_stats: bool = True
-    """BatchNorm normalises every image by itself, as pix2pix tests: it becomes the affine InstanceNorm that it then equals.
-    Otherwise by its running statistics."""
+    """BatchNorm by the statistics of each image, as pix2pix tests: made the equal affine InstanceNorm. Off: by running ones."""
     dropout: float = 0.0
     """Dropout rate in training, for what goes on training it; nothing drops out at inference."""
     input_range: Literal["signed", "unit", "byte"] = "signed"
@@ -44,7 +50,7 @@ class Assumptions:
 
     def __post_init__(self) -> None:
         check_range("assume", "dropout", self.dropout, 0.0, 0.99)
-        check_choice("assume", "input_range", self.input_range, tuple(_INPUT_RANGES))
+        check_choice("assume", "input_range", self.input_range, ("signed", *_INPUT_RANGES))
         check_choice("assume", "output_range", self.output_range, ("signed", "unit"))
 
     def refuse(self, owner: str, **reasons: str) -> None:
@@ -68,7 +74,7 @@ class ForeignNetwork:
 
 
 def convert_state(state: Mapping[str, torch.Tensor], assume: Assumptions = PUBLISHED) -> ForeignNetwork:
-    """Recognise a network's state dict; tensors that need no change are not copied.
+    """Recognise a network's state dict; its tensors are not copied. Value ranges are folded in later, by :func:`fold_ranges`.
 
     Raises:
         CheckpointError: the names or shapes fit no known layout.
@@ -85,12 +91,12 @@ def convert_state(state: Mapping[str, torch.Tensor], assume: Assumptions = PUBLI
     )
 
 
-def _shape(tensors: State, name: str, dims: int = 4) -> tuple[int, ...]:
+def _shape(tensors: State, name: str) -> tuple[int, ...]:
     if name not in tensors:
         raise CheckpointError(f"tensor {name} is missing from the network")
     shape = tuple(tensors[name].shape)
-    if len(shape) != dims or 0 in shape:
-        raise CheckpointError(f"tensor {name} has shape {list(shape)}: expected {dims} dimensions")
+    if len(shape) != 4 or 0 in shape:
+        raise CheckpointError(f"tensor {name} has shape {list(shape)}: expected 4 dimensions")
     return shape
 
 
@@ -137,6 +143,8 @@ def _settle_norm(config: Any, tensors: State, assume: Assumptions) -> tuple[Any,
 
 def _with_biases(arch: str, config: Any, tensors: State) -> State:
     """Add the zero biases that networks of BatchNorm or without norm leave out of their convolutions, and ours have."""
+    if config.norm == "batch":
+        return tensors
     values = dataclasses.asdict(config)
     with torch.device("meta"):
         ours = build_network({"arch": arch, **values}).state_dict()
@@ -150,27 +158,29 @@ def _with_biases(arch: str, config: Any, tensors: State) -> State:
 # -- value ranges ----------------------------------------------------------------------------------------------------------
 
 
-def _fold_ranges(tensors: State, assume: Assumptions, *, first: str, norm: str, last: str) -> State:
-    """Make the network take and give [-1, 1], by its first and last convolution (prefixes); ``norm`` follows the first.
+@torch.no_grad()
+def fold_ranges(network: Network, assume: Assumptions) -> None:
+    """Make a generator that was trained on other values take and give [-1, 1], by its first and last convolution.
 
-    The padding of the first must repeat values of the image, which it does not where it pads zeros.
+    The padding of the first repeats values of the image; where zeros are padded, as in a U-Net, no such change exists.
+    :func:`convert_state` has refused what cannot be.
     """
-    folded = dict(tensors)
-    if assume.input_range != "signed":
+    layers: Any = getattr(network, "model", None)
+    if isinstance(network, ResnetGenerator) and assume.input_range != "signed":
         scale, shift = _INPUT_RANGES[assume.input_range]
-        weight = tensors[f"{first}.weight"].double()
-        folded[f"{first}.weight"] = (scale * weight).float()
-        moved = shift * weight.sum((1, 2, 3))
-        if f"{first}.bias" in tensors:
-            folded[f"{first}.bias"] = (tensors[f"{first}.bias"].double() + moved).float()
+        first, norm = layers[1], layers[2]
+        moved = shift * first.weight.double().sum((1, 2, 3))
+        first.weight.mul_(scale)
+        if first.bias is not None:
+            first.bias.copy_(first.bias.double() + moved)
         else:
             # BatchNorm subtracts its mean where a bias would be added.
-            folded[f"{norm}.running_mean"] = (tensors[f"{norm}.running_mean"].double() - moved).float()
+            norm.running_mean.copy_(norm.running_mean.double() - moved)
     if assume.output_range == "unit":
         # 2 sigmoid(z) - 1 = tanh(z / 2)
-        for part in ("weight", "bias"):
-            folded[f"{last}.{part}"] = tensors[f"{last}.{part}"] / 2
-    return folded
+        last = layers[17 + network.config.n_blocks] if isinstance(network, ResnetGenerator) else layers.model[3]
+        last.weight.mul_(0.5)
+        last.bias.mul_(0.5)
 
 
 # -- layouts ---------------------------------------------------------------------------------------------------------------
@@ -193,9 +203,6 @@ def _resnet(tensors: State, assume: Assumptions) -> ForeignNetwork:
         }
     separable = any(".conv.2.weight" in name for name in tensors)
     hidden = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
-    last = f"model.{17 + n_blocks}"
-    out_channels = _shape(tensors, f"{last}.weight")[0]
-    _shape(tensors, f"{last}.bias", 1)
     config = ResnetConfig(
         stem=stem,
         down=_shape(tensors, "model.4.weight")[0],
@@ -204,14 +211,13 @@ def _resnet(tensors: State, assume: Assumptions) -> ForeignNetwork:
         up=_shape(tensors, f"model.{10 + n_blocks}.weight")[1],
         last=_shape(tensors, f"model.{13 + n_blocks}.weight")[1],
         in_channels=in_channels,
-        out_channels=out_channels,
+        out_channels=_shape(tensors, f"model.{17 + n_blocks}.weight")[0],
         separable=separable,
         norm=norm,
         dropout=assume.dropout,
     )
     config, tensors, norm_words = _settle_norm(config, tensors, assume)
     tensors = _with_biases("resnet", config, tensors)
-    tensors = _fold_ranges(tensors, assume, first="model.1", norm="model.2", last=last)
     found = [
         f"ResNet generator of {n_blocks} {'separable' if separable else 'dense'} blocks",
         _resnet_widths(config),
@@ -239,7 +245,6 @@ def _unet(tensors: State, assume: Assumptions) -> ForeignNetwork:
     while f"{prefix}.1.weight" in tensors:
         levels += 1
         prefix += ".3.model"
-    _shape(tensors, "model.model.3.bias", 1)
     config = UnetConfig(
         ngf=ngf,
         n_levels=levels,
@@ -250,7 +255,6 @@ def _unet(tensors: State, assume: Assumptions) -> ForeignNetwork:
     )
     config, tensors, norm_words = _settle_norm(config, tensors, assume)
     tensors = _with_biases("unet", config, tensors)
-    tensors = _fold_ranges(tensors, assume, first="model.model.0", norm="", last="model.model.3")
     found = f"U-Net generator of {levels} levels (unet_{2**levels}), base width {ngf}, {norm_words}"
     return ForeignNetwork("unet", config, tensors, found)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gancomp.checkpoints.files import State, metadata_json, read_metadata, read_weights
-from gancomp.checkpoints.foreign import PUBLISHED, Assumptions, convert_state
+from gancomp.checkpoints.foreign import PUBLISHED, Assumptions, convert_state, fold_ranges
 from gancomp.errors import CheckpointError, ConfigError
 from gancomp.models import Generator, Network, ResnetGenerator, build_network
 from gancomp.supernet import SearchSpace, Supernet
@@ -111,7 +111,9 @@ def _foreign(path: str | os.PathLike[str], tensors: State, assume: Assumptions) 
         found = convert_state(tensors, assume)
     except (ConfigError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return _assemble(path, {"arch": found.arch, **dataclasses.asdict(found.config)}, found.tensors), found.found
+    network = _assemble(path, {"arch": found.arch, **dataclasses.asdict(found.config)}, found.tensors)
+    fold_ranges(network, assume)
+    return network, found.found
 
 
 def _assemble(path: str | os.PathLike[str], values: Mapping[str, Any], tensors: State) -> Network:

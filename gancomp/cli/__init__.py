@@ -23,6 +23,7 @@ VERBS = {
     "supernet": ("supernet", "SupernetRun", "run_supernet", "distil a teacher into a once-for-all supernet"),
     "search": ("search", "SearchRun", "run_search", "find the best configuration of a supernet under a budget"),
     "finetune": ("finetune", "FinetuneRun", "run_finetune", "fine-tune one configuration"),
+    "convert": ("convert", "ConvertRun", "run_convert", "read a network of another project, and write it as one of this"),
     "export": ("finetune", "ExportRun", "run_export", "write a generator to one self-describing file"),
     "evaluate": ("evaluate", "EvaluateRun", "run_evaluate", "score a generator on a split"),
     "profile": ("profile", "ProfileRun", "run_profile", "count parameters and multiply-accumulates"),

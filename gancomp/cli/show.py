@@ -20,6 +20,9 @@ def show(verb: str, settings: Any, result: Any) -> None:
         print(f"config_str {best['config_str']}")
         print("  ".join(f"{name} {_number(value)}" for name, value in {**best["cost"], **best["metrics"]}.items()))
         print(f"{len(result.records)} configurations evaluated; {Path(settings.out) / 'pareto.png'}")
+    elif verb == "convert":
+        print(result.found)
+        print(result.path)
     elif isinstance(result, Path):
         print(result)
 
@@ -40,7 +43,7 @@ def _profile(settings: Any, profile: Any) -> None:
     print(f"parameters      {profile.params:,}")
     print(f"MACs            {profile.macs:,} ({_number(profile.macs)})")
     published = f"{profile.macs_published:,} ({_number(profile.macs_published)})"
-    print(f"MACs published  {published}, transposed convolutions as the papers count them")
+    print(f"MACs published  {published}, transposed convolutions as the papers count them{', and norms' * settings.count_norm}")
 
 
 def _evaluate(settings: Any, result: dict[str, Any]) -> None:

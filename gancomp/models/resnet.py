@@ -7,13 +7,15 @@ GAN Compression, section 3.2 and the released configurations.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gancomp import ops
 from gancomp.errors import ConfigError
 from gancomp.models.base import Generator, check_choice, check_range, register_network
 from gancomp.models.channels import format_config, parse_config
@@ -119,6 +121,11 @@ class ResnetConfig:
         return len(self.hidden)
 
     @property
+    def norms_instances(self) -> bool:
+        """Whether the norms take an image's own mean away, and with it what a bias added."""
+        return self.norm in ("instance", "instance_affine")
+
+    @property
     def channels(self) -> tuple[int, ...] | None:
         """The base channel counts that give these widths, or None where no configuration does."""
         slots = hidden_slots(self.n_blocks)
@@ -137,7 +144,10 @@ class ResnetConfig:
 
 
 class ResnetBlock(nn.Module):
-    """``x + norm(conv(dropout(relu(norm(conv(x))))))``, the convolutions dense 3x3 or separable; nothing after the sum."""
+    """``x + norm(conv(dropout(relu(norm(conv(x))))))``, the convolutions dense 3x3 or separable; nothing after the sum.
+
+    A separable block with plain InstanceNorms and reflection is one op, unless inside :func:`layer_by_layer`.
+    """
 
     def __init__(self, stream: int, hidden: int, config: ResnetConfig) -> None:
         super().__init__()
@@ -145,9 +155,9 @@ class ResnetBlock(nn.Module):
 
         def conv(inputs: int, outputs: int) -> nn.Module:
             if config.separable:
-                return SeparableConv2d(inputs, outputs, mode)
+                return SeparableConv2d(inputs, outputs, mode, before_norm=config.norms_instances)
             bias = config.norm != "batch"
-            return SlicedConv2d(inputs, outputs, 3, padding=1, padding_mode=mode, bias=bias)
+            return SlicedConv2d(inputs, outputs, 3, padding=1, padding_mode=mode, bias=bias, before_norm=config.norms_instances)
 
         # Identities hold the published indices of the padding (0, 5) and the ReLU (3), which are folded into their neighbours.
         self.conv_block = nn.Sequential(
@@ -161,10 +171,36 @@ class ResnetBlock(nn.Module):
             make_norm(config.norm, stream),
         )
 
+        self.fused = config.separable and config.norm == "instance" and config.padding == "reflect"
+
     def forward(self, x: Tensor) -> Tensor:
         """Refine ``x`` [N, stream, H, W]."""
         _, conv1, norm1, _, dropout, _, conv2, norm2 = self.conv_block
+        if self.fused:
+            return ops.separable_resblock(
+                x,
+                conv1.conv[0].weight,
+                conv1.conv[2].weight,
+                conv2.conv[0].weight,
+                conv2.conv[2].weight,
+                hidden=conv1.active_out_channels,
+                dropout=dropout.p if self.training else 0.0,
+                eps=norm1.eps,
+            )
         return norm2(conv2(dropout(norm1(conv1(x)))), residual=x)
+
+
+@contextlib.contextmanager
+def layer_by_layer(network: nn.Module) -> Iterator[None]:
+    """Inside, the residual blocks of ``network`` run their layers, for whoever hooks or replaces one of them."""
+    blocks = [block for block in network.modules() if isinstance(block, ResnetBlock) and block.fused]
+    for block in blocks:
+        block.fused = False
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.fused = True
 
 
 @register_network("resnet", ResnetConfig)
@@ -182,21 +218,26 @@ class ResnetGenerator(Generator):
         super().__init__()
         self.config = config
         mode = _PADDING_MODES[config.padding]
-        bias = config.norm != "batch"
+        bias, before_norm = config.norm != "batch", config.norms_instances
 
         def norm(channels: int) -> list[nn.Module]:
             return [make_norm(config.norm, channels, relu=True), nn.Identity()]
 
         def up(inputs: int, outputs: int) -> nn.Module:
-            return SlicedConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=bias)
+            return SlicedConvTranspose2d(
+                inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=bias, before_norm=before_norm
+            )
+
+        def down(inputs: int, outputs: int) -> nn.Module:
+            return SlicedConv2d(inputs, outputs, 3, stride=2, padding=1, bias=bias, before_norm=before_norm)
 
         self.model = nn.Sequential(
             nn.Identity(),
-            SlicedConv2d(config.in_channels, config.stem, 7, padding=3, padding_mode=mode, bias=bias),
+            SlicedConv2d(config.in_channels, config.stem, 7, padding=3, padding_mode=mode, bias=bias, before_norm=before_norm),
             *norm(config.stem),
-            SlicedConv2d(config.stem, config.down, 3, stride=2, padding=1, bias=bias),
+            down(config.stem, config.down),
             *norm(config.down),
-            SlicedConv2d(config.down, config.stream, 3, stride=2, padding=1, bias=bias),
+            down(config.down, config.stream),
             *norm(config.stream),
             *[ResnetBlock(config.stream, hidden, config) for hidden in config.hidden],
             up(config.stream, config.up),

@@ -24,7 +24,8 @@ class SlicedConv2d(nn.Conv2d):
     ``y = conv2d(x, weight[:active_out_channels, :x.shape[1]], bias[:active_out_channels])``
 
     Args:
-        before_norm: an InstanceNorm follows, which takes away what the bias adds: it is neither added nor given a gradient.
+        before_norm: an InstanceNorm follows, which takes away what a bias adds: it is kept for the checkpoint's sake, but
+            neither added nor trained.
         args, kwargs: those of ``nn.Conv2d``, without groups and dilation.
     """
 
@@ -32,6 +33,7 @@ class SlicedConv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.active_out_channels, self.before_norm = self.out_channels, before_norm
         self.geometry = _geometry(self)
+        _train_bias(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
@@ -57,6 +59,7 @@ class SlicedConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(*args, **kwargs)
         self.active_out_channels, self.before_norm = self.out_channels, before_norm
         self.geometry = _geometry(self)
+        _train_bias(self)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Upsample ``x`` [N, C_in <= in_channels, H, W] into [N, active_out_channels, H', W']."""
@@ -74,6 +77,11 @@ class SlicedConvTranspose2d(nn.ConvTranspose2d):
         )
 
 
+def _train_bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    if layer.bias is not None:
+        layer.bias.requires_grad_(not layer.before_norm)
+
+
 def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
     """Stride and padding, which must be equal in both directions."""
     (stride, other), padding = layer.stride, layer.padding
@@ -84,17 +92,23 @@ def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
 
 
 class SlicedDepthwiseConv2d(nn.Conv2d):
-    """A depthwise 3x3 convolution (stride 1, size-preserving) over the first ``x.shape[1]`` channels."""
+    """A depthwise 3x3 convolution (stride 1, size-preserving) over the first ``x.shape[1]`` channels.
 
-    def __init__(self, channels: int, padding_mode: str = "reflect") -> None:
+    ``before_norm`` as of :class:`SlicedConv2d`.
+    """
+
+    def __init__(self, channels: int, padding_mode: str = "reflect", *, before_norm: bool = False) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels, padding_mode=padding_mode)
+        self.before_norm = before_norm
+        _train_bias(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``x`` [N, C <= channels, H, W] channel by channel into the same shape."""
-        if self.padding_mode == "reflect":
-            return ops.reflect_pad_depthwise_conv3x3(x, self.weight, self.bias)
         channels = x.shape[1]
-        bias = None if self.bias is None else self.bias[:channels]
+        bias = None if self.before_norm or self.bias is None else self.bias
+        if self.padding_mode == "reflect":
+            return ops.reflect_pad_depthwise_conv3x3(x, self.weight, bias)
+        bias = None if bias is None else bias[:channels]
         if self.padding_mode == "zeros":
             return F.conv2d(x, self.weight[:channels], bias, padding=1, groups=channels)
         x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -108,12 +122,14 @@ class SeparableConv2d(nn.Module):
     Source: GAN Compression, section 3.2 (decomposition), with the norm between the two parts as published.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, padding_mode: str = "reflect") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, padding_mode: str = "reflect", *, before_norm: bool = False
+    ) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            SlicedDepthwiseConv2d(in_channels, padding_mode),
+            SlicedDepthwiseConv2d(in_channels, padding_mode, before_norm=True),
             InstanceNormAct(in_channels),
-            SlicedConv2d(in_channels, out_channels, 1),
+            SlicedConv2d(in_channels, out_channels, 1, before_norm=before_norm),
         )
 
     @property

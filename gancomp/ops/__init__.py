@@ -9,16 +9,20 @@ from collections.abc import Callable
 from typing import Any
 
 from gancomp.errors import ConfigError
-from gancomp.ops import depthwise, norm, sliced_conv
+from gancomp.ops import depthwise, norm, resblock, sliced_conv, spade
 from gancomp.ops.depthwise import reflect_pad_depthwise_conv3x3
 from gancomp.ops.norm import instance_norm_act
+from gancomp.ops.resblock import separable_resblock
 from gancomp.ops.sliced_conv import sliced_conv2d, sliced_conv_transpose2d
+from gancomp.ops.spade import spade_modulate
 
 _EXPLAIN: dict[str, Callable[..., str]] = {
     "instance_norm_act": norm.explain,
     "reflect_pad_depthwise_conv3x3": depthwise.explain,
     "sliced_conv2d": sliced_conv.explain_conv2d,
     "sliced_conv_transpose2d": sliced_conv.explain_transpose,
+    "separable_resblock": resblock.explain,
+    "spade_modulate": spade.explain,
 }
 
 
@@ -33,4 +37,12 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
     return _EXPLAIN[op](*args, **kwargs)
 
 
-__all__ = ["explain", "instance_norm_act", "reflect_pad_depthwise_conv3x3", "sliced_conv2d", "sliced_conv_transpose2d"]
+__all__ = [
+    "explain",
+    "instance_norm_act",
+    "reflect_pad_depthwise_conv3x3",
+    "separable_resblock",
+    "sliced_conv2d",
+    "sliced_conv_transpose2d",
+    "spade_modulate",
+]

@@ -138,7 +138,46 @@ def cpu_verdict(**tensors: Tensor | None) -> str | None:
     return _NATIVE.reason
 
 
-_TRITON_LIMIT = 2**31 - 2**16
+# What the kernels count with 32 bits: planes, and pixels of a plane.
+_LIMIT = 2**31 - 2**16
+_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def cuda_verdict(**tensors: Tensor | None) -> str | None:
+    """Why the CUDA kernels cannot take these tensors."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.device.type != "cuda":
+            return f"{name} is on {tensor.device.type}"
+        if (reason := _gpu_verdict(name, tensor)) is not None:
+            return reason
+    return _NATIVE.reason or _cuda_build_verdict(next(t.device for t in tensors.values() if t is not None))
+
+
+def _gpu_verdict(name: str, tensor: Tensor) -> str | None:
+    """Why kernels on a GPU cannot take a tensor of this dtype and size."""
+    if tensor.dtype not in _GPU_DTYPES:
+        return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.dim() == 4:
+        planes, pixels = tensor.shape[0] * tensor.shape[1], tensor.shape[2] * tensor.shape[3]
+        if max(planes, pixels) > _LIMIT:
+            return f"{name} has {planes} planes of {pixels} pixels, the kernels count either with 32 bits"
+    return None
+
+
+@functools.cache
+def _cuda_build_verdict(device: torch.device) -> str | None:
+    """Why this build has no kernels for this GPU."""
+    from gancomp import _C
+
+    if not _C.cuda_architectures:
+        return "the native library is built without CUDA kernels (build it with GANCOMP_CUDA=1)"
+    major, minor = torch.cuda.get_device_capability(device)
+    oldest = min(int(architecture.rstrip("af")) for architecture in _C.cuda_architectures.split())
+    if 10 * major + minor < oldest:
+        return f"{device} has compute capability {major}.{minor}, the kernels are built for {_C.cuda_architectures}"
+    return None
 
 
 def triton_verdict(**tensors: Tensor | None) -> str | None:
@@ -153,12 +192,8 @@ def triton_verdict(**tensors: Tensor | None) -> str | None:
                 return f"{name} is on {tensor.device.type} (start with TRITON_INTERPRET=1 to interpret the kernels there)"
         elif (reason := _launch_verdict(tensor.device)) is not None:
             return reason
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
-        if tensor.dim() == 4:
-            planes, pixels = tensor.shape[0] * tensor.shape[1], tensor.shape[2] * tensor.shape[3]
-            if max(planes, pixels) > _TRITON_LIMIT:
-                return f"{name} has {planes} planes of {pixels} pixels, the kernels count either with 32 bits"
+        if (reason := _gpu_verdict(name, tensor)) is not None:
+            return reason
     return None
 
 
@@ -184,13 +219,23 @@ def _launch_verdict(device: torch.device) -> str | None:
     return None
 
 
-def unify_under_autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
-    """The tensors of a call in one dtype where autocast is on: convolutions leave it in 16 bits, weights stay float32.
+def unify_under_autocast(
+    x: Tensor, *parameters: Tensor | None, images: tuple[Tensor | None, ...] = (), convolution: bool = False
+) -> tuple[Any, ...]:
+    """The tensors of a call where autocast is on: ``(x, *parameters, *images)``.
 
-    On the CPU that is float32, which the native kernels take; elsewhere it is the dtype of ``x``.
+    On the CPU in float32, which the native kernels take. On a GPU images have the dtype of ``x``, which a ``convolution`` takes
+    in the 16 bits of autocast; parameters of float32 stay as they are, since the kernels round them when they read them.
     """
     device = x.device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
-        return x, *others
-    dtype = torch.float32 if device == "cpu" else x.dtype
-    return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in (x, *others))
+        return x, *parameters, *images
+    dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device) if convolution else x.dtype
+    kept = [p if p is None or p.dtype == torch.float32 else p.to(dtype) for p in parameters]
+    return x.to(dtype), *kept, *[image if image is None else image.to(dtype) for image in images]
+
+
+def parameter_fits(parameter: Tensor, x: Tensor) -> bool:
+    """Whether a parameter may stand beside images ``x``: in their dtype, or as float32 beside 16 bits; on their device."""
+    master = parameter.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)
+    return parameter.device == x.device and (parameter.dtype == x.dtype or master)

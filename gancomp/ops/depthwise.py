@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
-from gancomp.ops import reference
+from gancomp.ops import cuda, reference
 from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
+    cuda_verdict,
     describe,
     native_library,
+    parameter_fits,
     triton_verdict,
     unify_under_autocast,
 )
@@ -30,7 +32,7 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
 
     Args:
         x: [N, C, H, W] with H, W >= 2; may be a channel slice of a wider tensor, read where it lies.
-        weight: [C_max >= C, 1, 3, 3], its first C filters used.
+        weight: [C_max >= C, 1, 3, 3], its first C filters used. In the dtype of ``x``, or float32 beside 16 bits.
         bias: [C_max >= C], its first C entries used; None for zero.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``; a named one never falls back.
 
@@ -48,6 +50,8 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
     chosen = choose(OP, backend, _verdicts(x, weight, bias))
     if chosen == "reference":
         return reference.reflect_pad_depthwise_conv3x3(x, weight, bias)
+    if chosen == "cuda":
+        return cuda.ReflectPadDepthwiseConv3x3Cuda.apply(x, weight, bias)
     if chosen == "triton":
         from gancomp.kernels.reflect_pad_depthwise_conv3x3 import ReflectPadDepthwiseConv3x3Triton
 
@@ -65,6 +69,7 @@ def explain(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: s
 def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None) -> Verdicts:
     tensors = {"x": x, "weight": weight, "bias": bias}
     return {
+        "cuda": lambda: cuda_verdict(**tensors),
         "triton": lambda: triton_verdict(**tensors),
         "cpu": lambda: cpu_verdict(**tensors),
         "reference": lambda: None,
@@ -81,7 +86,7 @@ def _validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if bias is not None and (bias.dim() != 1 or bias.shape[0] < x.shape[1]):
         raise ConfigError(f"{OP}: bias of shape {list(bias.shape)}, expected at least [{x.shape[1]}]")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.device != x.device or tensor.dtype != x.dtype):
+        if tensor is not None and not parameter_fits(tensor, x):
             raise ConfigError(f"{OP}: {name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}")
 
 

@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
-from gancomp.ops import reference
+from gancomp.ops import cuda, reference
 from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
+    cuda_verdict,
     describe,
     native_library,
+    parameter_fits,
     triton_verdict,
     unify_under_autocast,
 )
@@ -40,7 +42,7 @@ def instance_norm_act(
 
     Args:
         x: [N, C, H, W]; may be a channel slice of a wider tensor, read where it lies.
-        weight: [C_max >= C] scale, its first C entries used; None for one.
+        weight: [C_max >= C] scale, its first C entries used; None for one. In the dtype of ``x``, or float32 beside 16 bits.
         bias: [C_max >= C] shift, its first C entries used; None for zero.
         relu: whether ``act`` is ReLU.
         residual: [N, C, H, W] added last, or None.
@@ -56,11 +58,13 @@ def instance_norm_act(
 
     Source: Ulyanov et al. 2016, "Instance normalization".
     """
-    x, weight, bias, residual = unify_under_autocast(x, weight, bias, residual)
+    x, weight, bias, residual = unify_under_autocast(x, weight, bias, images=(residual,))
     _validate(x, weight, bias, residual, eps)
     chosen = choose(OP, backend, _verdicts(x, weight, bias, residual))
     if chosen == "reference":
         return reference.instance_norm_act(x, weight, bias, residual, relu, eps)
+    if chosen == "cuda":
+        return cuda.InstanceNormActCuda.apply(x, weight, bias, residual, relu, eps)
     if chosen == "triton":
         from gancomp.kernels.instance_norm_act import InstanceNormActTriton
 
@@ -79,7 +83,7 @@ def explain(
     backend: str = "auto",
 ) -> str:
     """Which backend runs this call and why the others do not."""
-    x, weight, bias, residual = unify_under_autocast(x, weight, bias, residual)
+    x, weight, bias, residual = unify_under_autocast(x, weight, bias, images=(residual,))
     _validate(x, weight, bias, residual, eps)
     return describe(OP, backend, _verdicts(x, weight, bias, residual))
 
@@ -87,6 +91,7 @@ def explain(
 def _verdicts(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Verdicts:
     tensors = {"x": x, "weight": weight, "bias": bias, "residual": residual}
     return {
+        "cuda": lambda: cuda_verdict(**tensors),
         "triton": lambda: triton_verdict(**tensors),
         "cpu": lambda: cpu_verdict(**tensors),
         "reference": lambda: None,
@@ -105,8 +110,10 @@ def _validate(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: T
             raise ConfigError(f"{OP}: {name} of shape {list(vector.shape)}, expected at least [{x.shape[1]}]")
     if residual is not None and residual.shape != x.shape:
         raise ConfigError(f"{OP}: residual of shape {list(residual.shape)}, expected {list(x.shape)} as x")
-    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
-        if tensor is not None and (tensor.device != x.device or tensor.dtype != x.dtype):
+    if residual is not None and (residual.device != x.device or residual.dtype != x.dtype):
+        raise ConfigError(f"{OP}: residual is {residual.dtype} on {residual.device}, x is {x.dtype} on {x.device}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and not parameter_fits(tensor, x):
             raise ConfigError(f"{OP}: {name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}")
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.checkpoints import load_generator, load_subnetwork
 from gancomp.data import DataConfig
-from gancomp.errors import ConfigError
 from gancomp.models.channels import parse_config
-from gancomp.pipeline.settings import check_discriminator, open_generator, open_split, plain, provenance
+from gancomp.pipeline.settings import (
+    check_discriminator,
+    check_weights_name,
+    open_generator,
+    open_split,
+    plain,
+    provenance,
+)
 from gancomp.pipeline.supernet import find_discriminator, load_discriminator
 from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
@@ -19,7 +25,7 @@ class FinetuneRun:
     """Fine-tune one configuration of a supernet under its teacher."""
 
     supernet: str
-    """`supernet.safetensors` of a supernet run (adaptors and discriminator beside it are inherited)."""
+    """`supernet.safetensors` of a supernet run (adaptors and discriminator beside it are inherited), or a published one."""
     teacher: str
     """The teacher's generator file."""
     config_str: str
@@ -40,7 +46,7 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
     """
     folder = StageFolder(run.out)
     teacher = load_generator(run.teacher)
-    student = load_supernet(run.supernet).extract(parse_config(run.config_str))
+    student = load_subnetwork(run.supernet, parse_config(run.config_str))
     discriminator = find_discriminator(run.discriminator, run.supernet) if run.train.lambda_gan > 0 else None
     inherited = load_discriminator(discriminator)
     check_discriminator(run.data, run.train, inherited)
@@ -60,7 +66,7 @@ class ExportRun:
     """Write one generator to a single `.safetensors` file that carries its configuration."""
 
     model: str
-    """A supernet, or any generator file (one of another project is converted)."""
+    """A supernet, also a published one, or any generator file (one of another project is converted)."""
     out: str
     """The file to write, ending in `.safetensors`."""
     config_str: str = ""
@@ -74,8 +80,7 @@ def run_export(run: ExportRun) -> Path:
         ConfigError: a configuration for what is no supernet, or none for a supernet; a name of another ending.
         CheckpointError: the model cannot be loaded.
     """
-    if Path(run.out).suffix != ".safetensors":
-        raise ConfigError(f"out={run.out!r}: expected a file name ending in .safetensors")
+    check_weights_name(run.out)
     generator = open_generator(run.model, run.config_str, "cut out of it")
     generator.save(run.out, provenance("export", run, model=Path(run.model)))
     return Path(run.out)

@@ -38,6 +38,8 @@ class ProfileRun:
     """Channels of the output image."""
     size: int = 256
     """Side of the square image in pixels."""
+    count_norm: bool = False
+    """Add one per output element of every InstanceNorm to the published MACs, as the first tables did."""
     layers: bool = False
     """List every layer too."""
     json: bool = False
@@ -80,4 +82,5 @@ def run_profile(run: ProfileRun) -> Profile:
     generator = build(run)
     if run.size % generator.size_multiple:
         raise ConfigError(f"size={run.size}: this generator needs a multiple of {generator.size_multiple}")
-    return profile_module(generator, (1, generator.config.in_channels, run.size, run.size))
+    shape = (1, generator.config.in_channels, run.size, run.size)
+    return profile_module(generator, shape, count_norm=run.count_norm)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from gancomp.checkpoints import load_generator, load_supernet, read_metadata
+from gancomp.checkpoints import load_generator, load_subnetwork, read_metadata
 from gancomp.data import DataConfig, PairedDataset, open_dataset
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file
@@ -109,10 +109,16 @@ def open_generator(model: str, config_str: str, purpose: str) -> Generator:
         CheckpointError: the file cannot be used.
     """
     if config_str:
-        return load_supernet(model).extract(parse_config(config_str))
+        return load_subnetwork(model, parse_config(config_str))
     if "gancomp.space" in read_metadata(model):
         raise ConfigError(f"config_str='': {model} is a supernet; say which configuration to {purpose}")
     return load_generator(model)
+
+
+def check_weights_name(out: str) -> None:
+    """Raise a ConfigError unless ``out`` is the name of a ``.safetensors`` file."""
+    if Path(out).suffix != ".safetensors":
+        raise ConfigError(f"out={out!r}: expected a file name ending in .safetensors")
 
 
 def check_discriminator(data: DataConfig, options: TrainOptions, inherited: PatchDiscriminator | None = None) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gancomp.errors import ConfigError
 from gancomp.metrics.latency import generator_call, measure_latency
 from gancomp.models.channels import Config
+from gancomp.models.resnet import layer_by_layer
 from gancomp.nn import BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d
 from gancomp.supernet import Supernet
 
@@ -113,7 +114,7 @@ def _run(module: nn.Module, input_shape: Shape, count_norm: bool) -> list[LayerC
         if isinstance(layer, _SAME_SHAPE):
             layer.forward = _same_shape
     like = next(module.parameters(), torch.empty(0))
-    with torch.no_grad():
+    with torch.no_grad(), layer_by_layer(module):
         module.eval()(torch.zeros(input_shape, device=like.device, dtype=like.dtype))
     return layers
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
 from gancomp.models import ResnetGenerator
+from gancomp.models.resnet import layer_by_layer
 from gancomp.nn import InstanceNormAct, SeparableConv2d
 
 
@@ -140,7 +141,8 @@ def _undo_inner_norms(student: ResnetGenerator, calibration: Tensor) -> None:
             # The hook runs before the pointwise does, so later layers already see the corrected activations.
             handles.append(norm.register_forward_pre_hook(scale))
     try:
-        student(calibration)
+        with layer_by_layer(student):
+            student(calibration)
     finally:
         for handle in handles:
             handle.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import gancomp
-from gancomp.checkpoints import Assumptions, convert_state, load_subnetwork
+from gancomp.checkpoints import Assumptions, convert_state, load_network, load_subnetwork
 from gancomp.errors import CheckpointError, ConfigError
 from gancomp.models import Generator, ResnetConfig, UnetConfig
 from gancomp.testing import assert_accurate, images
@@ -261,9 +262,10 @@ def test_loaded_foreign_network_is_saved_as_one_of_ours(tmp_path: Path) -> None:
 # -- what is refused -------------------------------------------------------------------------------------------------------
 
 
-def refusal(tmp_path: Path, value: object) -> str:
+def refusal(tmp_path: Path, value: object, loader: Callable[[Path], nn.Module] = gancomp.load_generator) -> str:
+    torch.save(value, tmp_path / "latest_net_G.pth")
     with pytest.raises(CheckpointError) as caught:
-        load(tmp_path, value)
+        loader(tmp_path / "latest_net_G.pth")
     text = str(caught.value)
     assert text.startswith(str(tmp_path / "latest_net_G.pth: "))
     assert "\n" not in text
@@ -325,7 +327,7 @@ def test_numbers_that_are_not_floating_point(tmp_path: Path) -> None:
     [
         (lambda s: s.pop("model.4.weight"), "tensor model.4.weight is missing from the network"),
         (lambda s: s.pop("model.4.bias"), 'do not fit a resnet network (Missing key(s) in state_dict: "model.4.bias"'),
-        (lambda s: s.pop("model.19.bias"), "tensor model.19.bias is missing from the network"),
+        (lambda s: s.pop("model.19.bias"), 'Missing key(s) in state_dict: "model.19.bias"'),
         (lambda s: s.pop("model.10.conv_block.6.weight"), "do not fit a resnet network (Missing key(s)"),
         (lambda s: s.update({"model.7.weight": torch.zeros(8)}), "tensor model.7.weight has shape [8]: expected 4 dimensions"),
         (lambda s: s.update({"model.1.weight": torch.zeros(0, 3, 7, 7)}), "tensor model.1.weight has shape [0, 3, 7, 7]"),
@@ -338,6 +340,36 @@ def test_incomplete_and_strange_generators(tmp_path: Path, mangle, message: str)
     state = published.resnet(2, 2).state_dict()
     mangle(state)
     assert message in refusal(tmp_path, state)
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+EVERY = {  # and the tensors that may be wrong, since nothing uses them
+    "resnet": (lambda: published.resnet(2, 1, norm="batch", dropout=None), STATISTICS),
+    "mobile": (lambda: published.resnet(2, 1, separable=True), ()),
+    "unet": (lambda: published.Unet(1, 5, norm="instance"), ()),
+    "patch": (lambda: published.Patch(6, 2, 2, "batch"), ("num_batches_tracked",)),
+    "pixel": (lambda: published.Patch(6, 2, 0, "instance"), ()),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_whatever_is_wrong_with_a_tensor_is_one_line(tmp_path: Path, name: str) -> None:
+    """Every tensor in turn is missing, has another name, or another shape."""
+    make, unused = EVERY[name]
+    changes = (
+        lambda state, key: state.pop(key),
+        lambda state, key: state.update({f"{key}x": state.pop(key)}),
+        lambda state, key: state.update({key: state[key].flatten()[:, None]}),
+        lambda state, key: state.update({key: state[key].flatten()[:0]}),
+        lambda state, key: state.update({key: torch.cat([torch.atleast_1d(state[key])] * 2)}),
+    )
+    whole = make().state_dict()
+    for key in whole:
+        if not key.endswith(unused or "no such name"):
+            for change in changes:
+                state = dict(whole)
+                change(state, key)
+                refusal(tmp_path, state, load_network)
 
 
 def test_three_downsamplings(tmp_path: Path) -> None:

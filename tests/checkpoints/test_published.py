@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gancomp
+from gancomp.cli import main
 from gancomp.data import read_image, to_tensor
 from gancomp.errors import CheckpointError
 from gancomp.models import ResnetConfig, ResnetGenerator
@@ -60,6 +61,23 @@ def test_saved_by_us_it_paints_the_same(path, horse, tmp_path) -> None:
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in original.items())
     with torch.no_grad():
         assert torch.equal(again(horse), generator(horse))
+
+
+def test_converted_it_is_recognised_and_paints_the_same(path, horse, tmp_path, capsys) -> None:
+    out = tmp_path / "zebra.safetensors"
+    assert main(["convert", str(path), str(out)]) == 0
+    found = f"ResNet generator of 9 separable blocks, configuration {CONFIG}, InstanceNorm, with dropout layers"
+    assert capsys.readouterr().out.splitlines() == [found, str(out)]
+    with torch.no_grad():
+        expected = gancomp.load_generator(path)(horse)
+        assert torch.equal(gancomp.load_generator(out)(horse), expected)
+
+
+def test_a_compressed_generator_is_no_supernet(path, tmp_path, capsys) -> None:
+    out = tmp_path / "x.safetensors"
+    assert main(["export", "--model", str(path), "--config-str", "16_16_16_16_16_16_16_16", "--out", str(out)]) == 2
+    assert f"{path}: holds no supernet; expected one of this project, or GAN Compression's" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_other_published_weights_are_no_generators(shared) -> None:

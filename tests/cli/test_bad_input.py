@@ -98,6 +98,12 @@ def one_line(run, folder: Path, arguments: list[str], message: str, status: int 
         (["search", "--out", "x", "--supernet", "supernet.safetensors", *TINY], "budget: give at least one of budget"),
         (["search", "--out", "x", "--supernet", "supernet.safetensors", "--macs", "1", *TINY], "macs <= 1 is out of reach"),
         (["search", "--out", "x", "--supernet", "supernet.safetensors", "--budget", "2x", *TINY], "relative to the teacher"),
+        (["convert", "none.pth", "x.pth"], "out='x.pth': expected a file name ending in .safetensors"),
+        (["convert", "none.pth", "x.safetensors"], "none.pth: no such file"),
+        (["convert", "text.pth", "x.safetensors"], "text.pth: cannot be read as weights (a text file); expected a .safe"),
+        (["convert", "half.safetensors", "x.safetensors"], "half.safetensors: cannot be read as weights"),
+        (["convert", "teacher.safetensors", "x.safetensors"], "teacher.safetensors: is a file of this project already"),
+        (["convert", "none.pth", "x.safetensors", "--assume.dropout", "2"], "assume: dropout=2.0: expected a number between"),
         (["export", "--model", "none.safetensors", "--out", "x.pth"], "expected a file name ending in .safetensors"),
         (["export", "--model", "supernet.safetensors", "--out", "x.safetensors"], "is a supernet; say which configuration"),
         (

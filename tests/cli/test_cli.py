@@ -81,6 +81,10 @@ def test_profile_for_people(run) -> None:
         "MACs            1,845,755,904 (1.85 G)",
         "MACs published  2,525,233,152 (2.53 G), transposed convolutions as the papers count them",
     ]
+    _, out, _ = run("profile", "--config-str", "16_16_32_16_32_32_16_16", "--count-norm")
+    assert out.splitlines()[2] == (
+        "MACs published  2,546,204,672 (2.55 G), transposed convolutions as the papers count them, and norms"
+    )
 
 
 def test_profile_of_a_file_and_layers(run, tmp_path: Path) -> None:

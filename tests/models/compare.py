@@ -33,8 +33,10 @@ def _run(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(5)  # of dropout
     y = network(x)
     mixing = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
-    parameters = dict(network.named_parameters())
+    # A bias before an InstanceNorm is not trained: its gradient is zero, and so is PyTorch's but for rounding.
+    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad((y * mixing).sum(), [x, *parameters.values()])
-    results = {"image": y.detach(), "gradient of the input": gradients[0]}
+    results = {f"gradient of {name}": torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    results |= {"image": y.detach(), "gradient of the input": gradients[0]}
     results |= {f"gradient of {name}": gradient for name, gradient in zip(parameters, gradients[1:], strict=True)}
     return results | {name: buffer.clone() for name, buffer in network.named_buffers() if buffer.is_floating_point()}

@@ -205,12 +205,12 @@ def test_teacher_without_biases() -> None:
 
 def test_the_students_parameters_stay_the_same_objects() -> None:
     teacher, student = make(WIDE), make(replace(NARROW, separable=True), seed=1)
-    before = {name: (p, p.data_ptr()) for name, p in student.named_parameters()}
+    before = {name: (p, p.data_ptr(), p.requires_grad) for name, p in student.named_parameters()}
     transfer_weights(teacher, student, calibration=picture(1))
     for name, parameter in student.named_parameters():
         assert parameter is before[name][0]
         assert parameter.data_ptr() == before[name][1]
-        assert parameter.requires_grad
+        assert parameter.requires_grad is before[name][2]
         assert parameter.is_leaf
         assert parameter.isfinite().all()
 
