@@ -1,117 +1,15 @@
-// The CPU implementations of the torch ops: tensors to views, PyTorch's thread pool to an executor.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+// The CPU implementations of the torch ops that work plane by plane.
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <optional>
 #include <tuple>
 
-#include "gancomp/ops.h"
+#include "torch_tensors.h"
 
+namespace gancomp::torch_ops {
 namespace {
-
-using gancomp::ConstImages;
-using gancomp::Images;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
-const gancomp::CpuKernels& kernels() {
-  const char* error = nullptr;
-  const gancomp::CpuKernels* found = gancomp::cpu_kernels(&error);
-  STD_TORCH_CHECK(found != nullptr, error == nullptr ? "no CPU kernels" : error);
-  return *found;
-}
-
-void run_on_torch_threads(void*, int64_t count, gancomp::Executor::Task task, void* argument) {
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { task(argument, begin, end); });
-}
-
-const gancomp::Executor executor{run_on_torch_threads, nullptr};
-
-void check(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.device().is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, " must be float32");
-}
-
-// [N, C, H, W] with contiguous planes: the tensor itself, also as a channel slice of a wider one; otherwise a copy.
-Tensor dense_planes(const Tensor& tensor, const char* name) {
-  check(tensor, name);
-  STD_TORCH_CHECK(tensor.dim() == 4, name, " must be [N, C, H, W]");
-  const int64_t h = tensor.size(2), w = tensor.size(3);
-  const bool dense = (tensor.stride(3) == 1 || w == 1) && (tensor.stride(2) == w || h == 1);
-  return dense ? tensor : torch::stable::contiguous(tensor);
-}
-
-ConstImages images(const Tensor& tensor) {
-  return {static_cast<const float*>(tensor.const_data_ptr()),
-          tensor.size(0),
-          tensor.size(1),
-          tensor.size(2),
-          tensor.size(3),
-          tensor.stride(0),
-          tensor.stride(1)};
-}
-
-Images writable(const Tensor& tensor) {
-  return {static_cast<float*>(tensor.mutable_data_ptr()),
-          tensor.size(0),
-          tensor.size(1),
-          tensor.size(2),
-          tensor.size(3),
-          tensor.stride(0),
-          tensor.stride(1)};
-}
-
-void check_same_shape(const ConstImages& a, const ConstImages& b, const char* name) {
-  STD_TORCH_CHECK(a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w, name, " must have the shape of x");
-}
-
-// A vector of which the first `count` entries are used, made contiguous where it is not; null for none.
-const float* vector(MaybeTensor& tensor, const char* name, int64_t count) {
-  if (!tensor.has_value()) return nullptr;
-  check(*tensor, name);
-  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) >= count, name, " must be a vector with an entry per channel");
-  if (!tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
-  return static_cast<const float*>(tensor->const_data_ptr());
-}
-
-// Filters of which the first `count` are used, made contiguous where they are not.
-const float* filters(Tensor& tensor, int64_t count) {
-  check(tensor, "weight");
-  STD_TORCH_CHECK(
-      tensor.dim() == 4 && tensor.size(0) >= count && tensor.size(1) == 1 && tensor.size(2) == 3 && tensor.size(3) == 3,
-      "weight must be [C, 1, 3, 3] with a filter per channel");
-  if (!tensor.is_contiguous()) tensor = torch::stable::contiguous(tensor);
-  return static_cast<const float*>(tensor.const_data_ptr());
-}
-
-template <size_t kDims>
-Tensor empty(const Tensor& like, const std::array<int64_t, kDims>& shape, std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), dtype);
-}
-
-// A gradient of full size: the kernel writes the first `active` entries, the inactive rest is zero.
-Tensor gradient_like(const Tensor& like, const MaybeTensor& full, int64_t active) {
-  const int64_t size = full.has_value() ? full->size(0) : 0;
-  Tensor gradient = empty<1>(like, {size});
-  if (size > active) {
-    std::memset(static_cast<float*>(gradient.mutable_data_ptr()) + active, 0,
-                static_cast<size_t>(size - active) * sizeof(float));
-  }
-  return gradient;
-}
-
-float* data_or_null(const Tensor& tensor) {
-  return tensor.numel() == 0 ? nullptr : static_cast<float*>(tensor.mutable_data_ptr());
-}
 
 std::tuple<Tensor, Tensor, Tensor> instance_norm_act(Tensor x, MaybeTensor weight, MaybeTensor bias, MaybeTensor residual,
                                                      bool relu, double eps) {
-  gancomp::InstanceNormActParams p;
+  InstanceNormActParams p;
   x = dense_planes(x, "x");
   p.x = images(x);
   if (residual.has_value()) {
@@ -134,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(Tensor x, MaybeTensor weigh
 
 std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(Tensor grad, Tensor x, MaybeTensor weight, MaybeTensor bias,
                                                               Tensor mean, Tensor rstd, bool relu) {
-  gancomp::InstanceNormActBackwardParams p;
+  InstanceNormActBackwardParams p;
   x = dense_planes(x, "x");
   p.x = images(x);
   grad = dense_planes(grad, "grad");
@@ -161,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act_backward(Tensor grad, Tenso
 void check_reflectable(const ConstImages& x) { STD_TORCH_CHECK(x.h >= 2 && x.w >= 2, "reflection needs h, w >= 2"); }
 
 Tensor reflect_pad_depthwise_conv3x3(Tensor x, Tensor weight, MaybeTensor bias) {
-  gancomp::ReflectPadDepthwiseConv3x3Params p;
+  ReflectPadDepthwiseConv3x3Params p;
   x = dense_planes(x, "x");
   p.x = images(x);
   check_reflectable(p.x);
@@ -175,7 +73,7 @@ Tensor reflect_pad_depthwise_conv3x3(Tensor x, Tensor weight, MaybeTensor bias) 
 
 std::tuple<Tensor, Tensor, Tensor> reflect_pad_depthwise_conv3x3_backward(Tensor grad, Tensor x, Tensor weight,
                                                                           int64_t bias_size, bool needs_x) {
-  gancomp::ReflectPadDepthwiseConv3x3BackwardParams p;
+  ReflectPadDepthwiseConv3x3BackwardParams p;
   x = dense_planes(x, "x");
   p.x = images(x);
   check_reflectable(p.x);
@@ -204,3 +102,5 @@ STABLE_TORCH_LIBRARY_IMPL(gancomp, CPU, m) {
   m.impl("reflect_pad_depthwise_conv3x3", TORCH_BOX(&reflect_pad_depthwise_conv3x3));
   m.impl("reflect_pad_depthwise_conv3x3_backward", TORCH_BOX(&reflect_pad_depthwise_conv3x3_backward));
 }
+
+}  // namespace gancomp::torch_ops
