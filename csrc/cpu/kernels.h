@@ -16,6 +16,10 @@ void instance_norm_act(const InstanceNormActParams& p, const Executor& executor)
 void instance_norm_act_backward(const InstanceNormActBackwardParams& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3(const ReflectPadDepthwiseConv3x3Params& p, const Executor& executor);
 void reflect_pad_depthwise_conv3x3_backward(const ReflectPadDepthwiseConv3x3BackwardParams& p, const Executor& executor);
+void separable_resblock(const SeparableResblockParams& p, const Executor& executor);
+void separable_resblock_backward(const SeparableResblockBackwardParams& p, const Executor& executor);
+void spade_modulate(const SpadeModulateParams& p, const Executor& executor);
+void spade_modulate_backward(const SpadeModulateBackwardParams& p, const Executor& executor);
 void image_gather(const ImageGatherParams& p);
 void blocked_gather(const BlockedGatherParams& p);
 void blocked_conv(const BlockedConvParams& p);

@@ -51,12 +51,109 @@ struct ReflectPadDepthwiseConv3x3BackwardParams {
   float* grad_bias = nullptr;    // [C], null: not wanted
 };
 
+// Sums over pixels for the gradient of a pointwise weight are made in parts, whose number depends on nothing, and which are
+// then added up in order: threads do not change the result.
+constexpr int64_t kPointwiseParts = 8;
+constexpr int64_t kPointwiseRows = 8, kPointwiseColumns = 48;  // multiples of the tiles of every instruction set
+inline __attribute__((always_inline)) int64_t pointwise_sums_size(int64_t rows, int64_t columns) {
+  return kPointwiseParts * ((rows + kPointwiseRows - 1) / kPointwiseRows * kPointwiseRows) *
+         ((columns + kPointwiseColumns - 1) / kPointwiseColumns * kPointwiseColumns);
+}
+
+// h = relu(IN(P1(IN(D1(x))))) * mask * scale; y = x + IN(P2(IN(D2(h)))); see gancomp.ops.separable_resblock. D is a depthwise
+// 3x3 convolution with reflection, P a pointwise one, IN normalises planes.
+struct SeparableResblockWeights {
+  const float *depthwise1 = nullptr, *depthwise2 = nullptr;  // [C, 3, 3] and [hidden, 3, 3], dense
+  ConstMatrix pointwise1, pointwise2;                        // hidden x C and C x hidden
+};
+
+struct SeparableResblockParams {
+  ConstImages x;  // h, w >= 2
+  int64_t hidden = 0;
+  SeparableResblockWeights weights;
+  const uint8_t* mask = nullptr;  // [N, hidden, H, W] dense, 0 or 1; null: ones
+  float scale = 1.0f;
+  float eps = 1e-5f;
+  Images y;
+  // For the backward pass, all or none (data null): the outputs of P1 and P2, and (mean, 1 / standard deviation) of every plane
+  // before its norm, [N, C + hidden + hidden + C, 2]: D1's, P1's, D2's, P2's.
+  Images z1, z2;
+  float* statistics = nullptr;
+  float* workspace = nullptr;  // separable_resblock_workspace() floats, aligned to 64 bytes
+};
+
+struct SeparableResblockBackwardParams {
+  ConstImages grad;  // of y
+  ConstImages x;
+  int64_t hidden = 0;
+  SeparableResblockWeights weights;
+  const uint8_t* mask = nullptr;
+  float scale = 1.0f;
+  ConstImages z1, z2;
+  const float* statistics = nullptr;
+  Images grad_x;  // data null: not wanted
+  // All or none. Rows of the pointwise gradients lie as far apart as those of full weights, whose first part is written.
+  float *grad_depthwise1 = nullptr, *grad_pointwise1 = nullptr, *grad_depthwise2 = nullptr, *grad_pointwise2 = nullptr;
+  int64_t grad_pointwise1_stride = 0, grad_pointwise2_stride = 0;
+  float* workspace = nullptr;  // separable_resblock_backward_workspace() floats, aligned to 64 bytes
+};
+
+// Images that the block works on at a time, so that what lies between its steps stays in cache; floats of their planes.
+inline __attribute__((always_inline)) int64_t separable_resblock_images(const ConstImages& x) {
+  const int64_t images = x.plane_size() < 4096 ? 4096 / x.plane_size() : 1;
+  return images < x.n ? images : x.n > 0 ? x.n : 1;
+}
+inline __attribute__((always_inline)) int64_t separable_resblock_planes(const ConstImages& x, int64_t channels) {
+  return (separable_resblock_images(x) * channels * x.plane_size() + 15) / 16 * 16;
+}
+inline __attribute__((always_inline)) int64_t separable_resblock_workspace(const SeparableResblockParams& p) {
+  const int64_t widest = p.x.c > p.hidden ? p.x.c : p.hidden;
+  return separable_resblock_planes(p.x, widest) + (p.z1.data == nullptr ? separable_resblock_planes(p.x, p.hidden) : 0);
+}
+constexpr int64_t kResblockStripe = 512;  // columns that are worked on at a time
+inline __attribute__((always_inline)) int64_t separable_resblock_backward_workspace(const SeparableResblockBackwardParams& p) {
+  const int64_t of_x = separable_resblock_planes(p.x, p.x.c), of_hidden = separable_resblock_planes(p.x, p.hidden);
+  int64_t size = of_x + 2 * of_hidden;
+  if (p.grad_pointwise1 != nullptr) size += pointwise_sums_size(p.hidden, p.x.c) + pointwise_sums_size(p.x.c, p.hidden);
+  if (p.grad_x.data == nullptr || p.x.w > kResblockStripe) size += of_x;
+  return size + (p.x.w > kResblockStripe ? of_hidden : 0);
+}
+
+// y = leaky((x - mean) * rstd * (1 + gamma) + beta, slope); see gancomp.ops.spade_modulate.
+struct SpadeModulateParams {
+  ConstImages x, gamma, beta;
+  const float *given_mean = nullptr, *given_rstd = nullptr;  // [C]; null: those of x
+  bool batch = false;                                        // of a channel in all images, else of a plane
+  Images y;
+  // Dense [C] with `batch` or given statistics, else [N, C]. As in InstanceNormActParams; the variance is not of given ones.
+  double* mean = nullptr;
+  float *rstd = nullptr, *variance = nullptr;
+  float slope = 1.0f;
+  float eps = 1e-5f;
+};
+
+struct SpadeModulateBackwardParams {
+  ConstImages grad;  // of y
+  ConstImages x, gamma;
+  ConstImages y;  // for its sign; data null where the slope is one
+  const double* mean = nullptr;
+  const float* rstd = nullptr;
+  bool per_channel = false;  // [C] statistics, else [N, C]
+  bool constant = false;     // no gradient flows through them
+  Images grad_x, grad_gamma, grad_beta;
+  float slope = 1.0f;
+};
+
 struct CpuKernels {
   const char* isa;
   void (*instance_norm_act)(const InstanceNormActParams&, const Executor&);
   void (*instance_norm_act_backward)(const InstanceNormActBackwardParams&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3)(const ReflectPadDepthwiseConv3x3Params&, const Executor&);
   void (*reflect_pad_depthwise_conv3x3_backward)(const ReflectPadDepthwiseConv3x3BackwardParams&, const Executor&);
+  void (*separable_resblock)(const SeparableResblockParams&, const Executor&);
+  void (*separable_resblock_backward)(const SeparableResblockBackwardParams&, const Executor&);
+  void (*spade_modulate)(const SpadeModulateParams&, const Executor&);
+  void (*spade_modulate_backward)(const SpadeModulateBackwardParams&, const Executor&);
   // The engine's, in the calling thread.
   void (*image_gather)(const ImageGatherParams&);
   void (*blocked_gather)(const BlockedGatherParams&);

@@ -20,4 +20,11 @@ struct PlanarView {
 using ConstImages = PlanarView<const float>;
 using Images = PlanarView<float>;
 
+// A matrix read through its strides: element (row, column) is data[row * row_stride + column * column_stride], and one of the
+// strides is 1.
+struct ConstMatrix {
+  const float* data = nullptr;
+  int64_t row_stride = 0, column_stride = 0;
+};
+
 }  // namespace gancomp
