@@ -9,13 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from gancomp.errors import ConfigError
-from gancomp.ops import depthwise, norm
+from gancomp.ops import depthwise, norm, resblock, spade
 from gancomp.ops.depthwise import reflect_pad_depthwise_conv3x3
 from gancomp.ops.norm import instance_norm_act
+from gancomp.ops.resblock import separable_resblock
+from gancomp.ops.spade import spade_modulate
 
 _EXPLAIN: dict[str, Callable[..., str]] = {
     "instance_norm_act": norm.explain,
     "reflect_pad_depthwise_conv3x3": depthwise.explain,
+    "separable_resblock": resblock.explain,
+    "spade_modulate": spade.explain,
 }
 
 
@@ -30,4 +34,4 @@ def explain(op: str, *args: Any, **kwargs: Any) -> str:
     return _EXPLAIN[op](*args, **kwargs)
 
 
-__all__ = ["explain", "instance_norm_act", "reflect_pad_depthwise_conv3x3"]
+__all__ = ["explain", "instance_norm_act", "reflect_pad_depthwise_conv3x3", "separable_resblock", "spade_modulate"]

@@ -41,6 +41,47 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
     return (y if bias is None else y + bias[:channels].view(1, -1, 1, 1)).to(dtype)
 
 
+def separable_resblock(
+    x: Tensor, depthwise1: Tensor, pointwise1: Tensor, depthwise2: Tensor, pointwise2: Tensor, mask: Tensor | None,
+    scale: float, hidden: int, eps: float,
+) -> Tensor:  # fmt: skip
+    """``h = relu(IN(P1(IN(D1(x))))) * mask * scale``, ``y = x + IN(P2(IN(D2(h))))``, by the ops above and matrix products."""
+    dtype = x.dtype
+    x, depthwise1, pointwise1, depthwise2, pointwise2 = _wide(x, depthwise1, pointwise1, depthwise2, pointwise2)
+
+    def half(image: Tensor, depthwise: Tensor, pointwise: Tensor, channels: int, relu: bool, residual: Tensor | None) -> Tensor:
+        filtered = instance_norm_act(reflect_pad_depthwise_conv3x3(image, depthwise, None), None, None, None, False, eps)
+        mixed = torch.einsum("oi,nihw->nohw", pointwise[:channels, : image.shape[1], 0, 0], filtered)
+        return instance_norm_act(mixed, None, None, residual, relu, eps)
+
+    h = half(x, depthwise1, pointwise1, hidden, True, None)
+    if mask is not None:
+        h = h * (mask.to(h.dtype) * scale)
+    return half(h, depthwise2, pointwise2, x.shape[1], False, x).to(dtype)
+
+
+def spade_modulate(
+    x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None, batch: bool, slope: float, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """``y = leaky((x - mean) * rstd * (1 + gamma) + beta, slope)``, and mean and biased variance of a batch, or None twice."""
+    channels, dtype = x.shape[1], x.dtype
+    x, gamma, beta, mean, rstd = _wide(x, gamma, beta, mean, rstd)
+    of_batch: tuple[Tensor | None, Tensor | None] = (None, None)
+    if mean is None:
+        dims = (0, 2, 3) if batch else (2, 3)
+        centred = x - x.mean(dim=dims, keepdim=True)
+        variance = centred.square().mean(dim=dims, keepdim=True)
+        normalised = centred / torch.sqrt(variance + eps)
+        if batch:
+            of_batch = x.mean(dim=dims).detach(), variance.flatten().detach()
+    else:
+        constants = [vector[:channels].detach().to(x.dtype).view(1, -1, 1, 1) for vector in (mean, rstd)]
+        normalised = (x - constants[0]) * constants[1]
+    value = normalised * (1 + gamma) + beta
+    y = torch.where(value > 0, value, value * slope)
+    return y.to(dtype).contiguous(), *of_batch
+
+
 def _wide(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 

@@ -16,8 +16,16 @@ from gancomp.testing import images
 CALLS = {
     "instance_norm_act": (images(1, 2, 4, 4),),
     "reflect_pad_depthwise_conv3x3": (images(1, 2, 4, 4), images(2, 1, 3, 3)),
+    "separable_resblock": (
+        images(1, 2, 4, 4),
+        images(2, 1, 3, 3),
+        images(3, 2, 1, 1),
+        images(3, 1, 3, 3),
+        images(2, 3, 1, 1),
+    ),
+    "spade_modulate": tuple(images(1, 2, 4, 4, seed=seed) for seed in range(3)),
 }
-both_ops = pytest.mark.parametrize("op", list(CALLS))
+all_ops = pytest.mark.parametrize("op", list(CALLS))
 
 
 def call(op: str, **kwargs) -> torch.Tensor:
@@ -47,7 +55,7 @@ def broken(tmp_path, monkeypatch) -> str:
     return library.reason
 
 
-@both_ops
+@all_ops
 def test_the_backends_agree_and_auto_takes_the_native_kernels(op, monkeypatch):
     def forbidden(*_):
         raise AssertionError("the reference runs")
@@ -59,7 +67,7 @@ def test_the_backends_agree_and_auto_takes_the_native_kernels(op, monkeypatch):
     torch.testing.assert_close(automatic, expected)
 
 
-@both_ops
+@all_ops
 def test_the_environment_chooses_for_auto_only(op, monkeypatch):
     slow, fast = call(op, backend="reference"), call(op, backend="cpu")
     assert not torch.equal(slow, fast), "the test cannot tell the backends apart"
@@ -73,7 +81,7 @@ def test_the_environment_chooses_for_auto_only(op, monkeypatch):
         call(op)
 
 
-@both_ops
+@all_ops
 def test_the_environment_does_not_fall_back_either(op, monkeypatch):
     monkeypatch.setenv("GANCOMP_BACKEND", "cpu")
     doubles = [tensor.double() for tensor in CALLS[op]]
@@ -81,7 +89,7 @@ def test_the_environment_does_not_fall_back_either(op, monkeypatch):
         getattr(ops, op)(*doubles)
 
 
-@both_ops
+@all_ops
 def test_a_backend_for_other_devices_says_so(op):
     with pytest.raises(BackendError, match=f"{op}: backend 'cuda' cannot run this call: "):
         call(op, backend="cuda")
@@ -91,7 +99,7 @@ def test_a_backend_for_other_devices_says_so(op):
     assert getattr(ops, op)(*elsewhere).shape == CALLS[op][0].shape
 
 
-@both_ops
+@all_ops
 def test_explain(op):
     header, *lines = explain(op, *CALLS[op]).splitlines()
     assert header == f"{op} (backend 'auto')"
@@ -118,7 +126,7 @@ def test_explain_of_an_unknown_op():
         explain("conv", images(1, 1, 2, 2))
 
 
-@both_ops
+@all_ops
 def test_a_missing_library_leaves_the_reference(op, not_built):
     assert not_built == "the native library is not built (run `pip install .` in the source folder)"
     assert torch.equal(call(op), call(op, backend="reference"))
@@ -127,7 +135,7 @@ def test_a_missing_library_leaves_the_reference(op, not_built):
     assert f"cpu: no, {not_built}" in explain(op, *CALLS[op])
 
 
-@both_ops
+@all_ops
 def test_a_broken_library_raises_its_reason_on_use(op, broken, monkeypatch):
     assert broken.startswith("the native library _native.so does not load: ")
     assert "_native.so: file too short" in broken, "the loader's own words are lost"
