@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gancomp.kernels.common import FLOAT_OPTIONS, dense_planes, guard, plane_offset, sum_images
+from gancomp.kernels.common import FLOAT_OPTIONS, active_channels, dense_planes, guard, plane_offset, sum_images
 
 _RESIDENT_PIXELS = 128 * 128
 _LOOP_BLOCK = 8192
@@ -61,12 +61,14 @@ def _finish(values, residual, y, index, pixels, guess, rest, rstd, scale, shift,
     tl.store(y + index, values.to(y.dtype.element_ty), mask=index < pixels)
 
 
-@triton.jit(do_not_specialize=["channels"])
+@triton.jit(do_not_specialize=["channels", "place"])
 def _instance_norm_act_kernel(
-    x, weight, bias, residual, y, means, rstds, channels, pixels, x_stride_n, x_stride_c, residual_stride_n, residual_stride_c,
-    eps, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
+    x, weight, bias, residual, y, means, rstds, widths, channels, pixels, x_stride_n, x_stride_c, residual_stride_n,
+    residual_stride_c, eps, place, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     plane = tl.program_id(0)
+    if plane % channels >= active_channels(widths, channels, place):
+        return
     x += plane_offset(plane, channels, x_stride_n, x_stride_c)
     y += plane.to(tl.int64) * pixels
     if residual is not None:
@@ -107,12 +109,14 @@ def _normalised_and_gradient(x, grad, index, pixels, mean, rstd, scale, shift, R
     return normalised, gradient
 
 
-@triton.jit(do_not_specialize=["channels", "planes"])
+@triton.jit(do_not_specialize=["channels", "planes", "place"])
 def _instance_norm_act_backward_kernel(
-    grad, x, weight, bias, means, rstds, grad_x, partials, channels, planes, pixels, grad_stride_n, grad_stride_c, x_stride_n,
-    x_stride_c, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, weight, bias, means, rstds, grad_x, partials, widths, channels, planes, pixels, grad_stride_n, grad_stride_c,
+    x_stride_n, x_stride_c, place, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     plane = tl.program_id(0)
+    if plane % channels >= active_channels(widths, channels, place):
+        return
     grad += plane_offset(plane, channels, grad_stride_n, grad_stride_c)
     x += plane_offset(plane, channels, x_stride_n, x_stride_c)
     grad_x += plane.to(tl.int64) * pixels
@@ -140,45 +144,77 @@ def _instance_norm_act_backward_kernel(
         tl.store(partials + planes + plane, sum_gradient)
 
 
+def normalise(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float,
+    widths: Tensor | None = None, place: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Launch the forward kernel on tensors with dense planes and contiguous vectors.
+
+    Args:
+        widths: active channels on the device, or None where all are.
+        place: where in ``widths`` these are counted.
+
+    Returns:
+        The result, and mean and 1 / standard deviation of every plane.
+    """
+    images, channels, height, width = x.shape
+    y = x.new_empty(x.shape)
+    mean, rstd = (x.new_empty((images, channels), dtype=torch.float32) for _ in range(2))
+    residual_strides = (0, 0) if residual is None else residual.stride()[:2]
+    if images:
+        with guard(x):
+            _instance_norm_act_kernel[(images * channels,)](
+                x, weight, bias, residual, y, mean, rstd, widths, channels, height * width, *x.stride()[:2],
+                *residual_strides, eps, place, RELU=relu, **blocking(height * width),
+            )  # fmt: skip
+    return y, mean, rstd
+
+
+def normalise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, relu: bool,
+    needs_parameters: bool, widths: Tensor | None = None, place: int = 0,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Launch the backward kernel; returns the input's gradient, and [2, N, C]: every plane's share in weight's and bias's."""
+    images, channels, height, width = x.shape
+    grad_x = x.new_empty(x.shape)
+    partials = mean.new_empty((2, images, channels)) if needs_parameters else None
+    if images:
+        with guard(x):
+            _instance_norm_act_backward_kernel[(images * channels,)](
+                grad, x, weight, bias, mean, rstd, grad_x, partials, widths, channels, images * channels, height * width,
+                *grad.stride()[:2], *x.stride()[:2], place, RELU=relu, **blocking(height * width),
+            )  # fmt: skip
+    return grad_x, partials
+
+
 class InstanceNormActTriton(torch.autograd.Function):
-    """Forward and backward through the Triton kernels; keeps what the CPU implementation keeps."""
+    """Forward and backward through the Triton kernels; keeps what the CPU implementation keeps.
+
+    With ``widths``, one int32 on the device, only so many channels take part; those beyond are neither read nor written.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, relu: bool, eps: float,
+        widths: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         x = dense_planes(x)
         residual = None if residual is None else dense_planes(residual)
         weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
-        images, channels, height, width = x.shape
-        y = x.new_empty(x.shape)
-        mean, rstd = (x.new_empty((images, channels), dtype=torch.float32) for _ in range(2))
-        residual_strides = (0, 0) if residual is None else residual.stride()[:2]
-        if images:
-            with guard(x):
-                _instance_norm_act_kernel[(images * channels,)](
-                    x, weight, bias, residual, y, mean, rstd, channels, height * width, *x.stride()[:2], *residual_strides,
-                    eps, RELU=relu, **blocking(height * width),
-                )  # fmt: skip
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        y, mean, rstd = normalise(x, weight, bias, residual, relu, eps, widths)
+        ctx.save_for_backward(x, weight, bias, mean, rstd, widths)
         ctx.relu, ctx.has_residual = relu, residual is not None
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
+        x, weight, bias, mean, rstd, widths = ctx.saved_tensors
         grad = dense_planes(grad)
-        images, channels, height, width = x.shape
-        _, needs_weight, needs_bias, _, _, _ = ctx.needs_input_grad
-        grad_x = x.new_empty(x.shape)
-        partials = mean.new_empty((2, images, channels)) if needs_weight or needs_bias else None
+        _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_parameters = needs_weight or needs_bias
+        grad_x, partials = normalise_backward(grad, x, weight, bias, mean, rstd, ctx.relu, needs_parameters, widths)
         with guard(x):
-            if images:
-                _instance_norm_act_backward_kernel[(images * channels,)](
-                    grad, x, weight, bias, mean, rstd, grad_x, partials, channels, images * channels, height * width,
-                    *grad.stride()[:2], *x.stride()[:2], RELU=ctx.relu, **blocking(height * width),
-                )  # fmt: skip
-            grad_weight = sum_images(partials[:1], weight) if partials is not None and needs_weight else None
-            grad_bias = sum_images(partials[1:], bias) if partials is not None and needs_bias else None
-        return grad_x, grad_weight, grad_bias, grad if ctx.has_residual else None, None, None
+            grad_weight = sum_images(partials[:1], weight, widths) if partials is not None and needs_weight else None
+            grad_bias = sum_images(partials[1:], bias, widths) if partials is not None and needs_bias else None
+        return grad_x, grad_weight, grad_bias, grad if ctx.has_residual else None, None, None, None

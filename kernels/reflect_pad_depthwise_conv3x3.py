@@ -10,7 +10,17 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gancomp.kernels.common import FLOAT_OPTIONS, dense_planes, guard, plane_offset, sum_images
+from gancomp.kernels.common import (
+    FLOAT_OPTIONS,
+    active_channels,
+    dense_planes,
+    filter_row,
+    fold,
+    guard,
+    plane_offset,
+    reflect,
+    sum_images,
+)
 
 # Few enough that the ten sums per pixel of the weight's gradient stay in registers.
 _TILE_PIXELS = 512
@@ -33,21 +43,8 @@ def _load(pointer, inside):
 
 
 @triton.jit
-def _filter_row(weight):
-    first, middle, last = tl.load(weight), tl.load(weight + 1), tl.load(weight + 2)
-    return first.to(tl.float32), middle.to(tl.float32), last.to(tl.float32)
-
-
-@triton.jit
 def _total(values):
     return tl.sum(tl.sum(values, axis=1), axis=0)
-
-
-@triton.jit
-def _reflect(index, size):
-    """Where a position in [-1, size] lies after reflection."""
-    index = tl.where(index < 0, 1, index)
-    return tl.where(index < size, index, size - 2)
 
 
 @triton.jit
@@ -63,11 +60,13 @@ def _tile(plane_and_tile, height, width, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit(do_not_specialize=["channels"])
 def _reflect_pad_depthwise_conv3x3_kernel(
-    x, weight, bias, y, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x, weight, bias, y, widths, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     plane, rows, columns = _tile(tl.program_id(0), height, width, ROWS, COLUMNS)
-    inside = (rows < height) & (columns < width)
     channel = plane % channels
+    if channel >= active_channels(widths, channels, 0):
+        return
+    inside = (rows < height) & (columns < width)
     x += plane_offset(plane, channels, stride_n, stride_c)
     value = tl.zeros([ROWS, COLUMNS], tl.float32)
     if bias is not None:
@@ -75,67 +74,57 @@ def _reflect_pad_depthwise_conv3x3_kernel(
     for u in tl.static_range(3):
         for v in tl.static_range(3):
             tap = tl.load(weight + channel * 9 + 3 * u + v).to(tl.float32)
-            from_row, from_column = _reflect(rows + (u - 1), height), _reflect(columns + (v - 1), width)
+            from_row, from_column = reflect(rows + (u - 1), height), reflect(columns + (v - 1), width)
             value += tap * _load(x + from_row * width + from_column, inside)
     y += plane.to(tl.int64) * height * width
     tl.store(y + rows * width + columns, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _fold(before, middle, after, position, size, SHIFT: tl.constexpr):
-    """The factor of the output at ``position + SHIFT`` in the gradient at ``position``, on a line filtered with three taps.
-
-    The padding at -1 is a copy of position 1 and that at ``size`` one of ``size - 2``: these two also get what the output at
-    the end of the line took from the padding.
-    """
-    if SHIFT == -1:
-        return after + tl.where(position == 1, before, 0.0)
-    elif SHIFT == 0:
-        return middle
-    else:
-        return before + tl.where(position == size - 2, after, 0.0)
-
-
 @triton.jit(do_not_specialize=["channels"])
 def _reflect_pad_depthwise_conv3x3_backward_input_kernel(
-    grad, weight, grad_x, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    grad, weight, grad_x, widths, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     plane, rows, columns = _tile(tl.program_id(0), height, width, ROWS, COLUMNS)
+    channel = plane % channels
+    if channel >= active_channels(widths, channels, 0):
+        return
     inside = (rows < height) & (columns < width)
     grad += plane_offset(plane, channels, stride_n, stride_c)
-    weight += (plane % channels) * 9
-    k00, k01, k02 = _filter_row(weight)
-    k10, k11, k12 = _filter_row(weight + 3)
-    k20, k21, k22 = _filter_row(weight + 6)
+    weight += channel * 9
+    k00, k01, k02 = filter_row(weight)
+    k10, k11, k12 = filter_row(weight + 3)
+    k20, k21, k22 = filter_row(weight + 6)
     value = tl.zeros([ROWS, COLUMNS], tl.float32)
     for down in tl.static_range(-1, 2):
-        k0 = _fold(k00, k10, k20, rows, height, down)
-        k1 = _fold(k01, k11, k21, rows, height, down)
-        k2 = _fold(k02, k12, k22, rows, height, down)
+        k0 = fold(k00, k10, k20, rows, height, down)
+        k1 = fold(k01, k11, k21, rows, height, down)
+        k2 = fold(k02, k12, k22, rows, height, down)
         for right in tl.static_range(-1, 2):
             row, column = rows + down, columns + right
             exists = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            value += _fold(k0, k1, k2, columns, width, right) * _load(grad + row * width + column, exists)
+            value += fold(k0, k1, k2, columns, width, right) * _load(grad + row * width + column, exists)
     grad_x += plane.to(tl.int64) * height * width
     tl.store(grad_x + rows * width + columns, value.to(grad_x.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["channels", "planes"])
 def _reflect_pad_depthwise_conv3x3_backward_weight_kernel(
-    grad, x, partials, channels, planes, height, width, grad_stride_n, grad_stride_c, x_stride_n, x_stride_c,
+    grad, x, partials, widths, channels, planes, height, width, grad_stride_n, grad_stride_c, x_stride_n, x_stride_c,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     plane = tl.program_id(0)
+    if plane % channels >= active_channels(widths, channels, 0):
+        return
     grad += plane_offset(plane, channels, grad_stride_n, grad_stride_c)
     x += plane_offset(plane, channels, x_stride_n, x_stride_c)
     zero = tl.zeros([ROWS, COLUMNS], tl.float32)
     s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
     for top in range(0, height, ROWS):
         row = top + tl.arange(0, ROWS)[:, None]
-        above, below = x + _reflect(row - 1, height) * width, x + _reflect(row + 1, height) * width
+        above, below = x + reflect(row - 1, height) * width, x + reflect(row + 1, height) * width
         for left in range(0, width, COLUMNS):
             column = left + tl.arange(0, COLUMNS)[None, :]
-            before, after = _reflect(column - 1, width), _reflect(column + 1, width)
+            before, after = reflect(column - 1, width), reflect(column + 1, width)
             inside = (row < height) & (column < width)
             gradient = _load(grad + row * width + column, inside)
             s0 += gradient * _load(above + before, inside)
@@ -162,10 +151,13 @@ def _reflect_pad_depthwise_conv3x3_backward_weight_kernel(
 
 
 class ReflectPadDepthwiseConv3x3Triton(torch.autograd.Function):
-    """Forward and backward through the Triton kernels."""
+    """Forward and backward through the Triton kernels.
+
+    With ``widths``, one int32 on the device, only so many channels take part; those beyond are neither read nor written.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, widths: Tensor | None = None) -> Tensor:
         x, weight = dense_planes(x), weight.contiguous()
         bias = None if bias is None else bias.contiguous()
         images, channels, height, width = x.shape
@@ -174,19 +166,19 @@ class ReflectPadDepthwiseConv3x3Triton(torch.autograd.Function):
             options = blocking(height, width)
             with guard(x):
                 _reflect_pad_depthwise_conv3x3_kernel[(images * channels * _tiles(height, width, options),)](
-                    x, weight, bias, y, channels, height, width, *x.stride()[:2], **options
+                    x, weight, bias, y, widths, channels, height, width, *x.stride()[:2], **options
                 )
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, widths)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
+        x, weight, bias, widths = ctx.saved_tensors
         grad = dense_planes(grad)
         images, channels, height, width = x.shape
         options = blocking(height, width)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         with guard(x):
             if needs_x:
@@ -194,15 +186,15 @@ class ReflectPadDepthwiseConv3x3Triton(torch.autograd.Function):
                 if images:
                     grid = (images * channels * _tiles(height, width, options),)
                     _reflect_pad_depthwise_conv3x3_backward_input_kernel[grid](
-                        grad, weight, grad_x, channels, height, width, *grad.stride()[:2], **options
+                        grad, weight, grad_x, widths, channels, height, width, *grad.stride()[:2], **options
                     )
             if needs_weight or needs_bias:
                 partials = x.new_empty((10, images, channels), dtype=torch.float32)
                 if images:
                     _reflect_pad_depthwise_conv3x3_backward_weight_kernel[(images * channels,)](
-                        grad, x, partials, channels, images * channels, height, width, *grad.stride()[:2], *x.stride()[:2],
-                        **options,
+                        grad, x, partials, widths, channels, images * channels, height, width, *grad.stride()[:2],
+                        *x.stride()[:2], **options,
                     )  # fmt: skip
-                grad_weight = sum_images(partials[:9], weight) if needs_weight else None
-                grad_bias = sum_images(partials[9:], bias) if needs_bias else None
-        return grad_x, grad_weight, grad_bias
+                grad_weight = sum_images(partials[:9], weight, widths) if needs_weight else None
+                grad_bias = sum_images(partials[9:], bias, widths) if needs_bias else None
+        return grad_x, grad_weight, grad_bias, None

@@ -46,8 +46,8 @@ def sliced_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int, stride: int, padding: int, padding_mode: str
 ) -> Tensor:
     """``conv2d(pad(x), weight[:out_channels, :C], bias[:out_channels], stride)``, the slice made a tensor of its own."""
-    weight = weight[:out_channels, : x.shape[1]]
-    bias = None if bias is None else bias[:out_channels]
+    weight = weight[:out_channels, : x.shape[1]].to(x.dtype)
+    bias = None if bias is None else bias[:out_channels].to(x.dtype)
     if padding_mode == "zeros":
         return F.conv2d(x, weight, bias, stride, padding).contiguous()
     return F.conv2d(F.pad(x, [padding] * 4, mode=padding_mode), weight, bias, stride).contiguous()
@@ -57,8 +57,8 @@ def sliced_conv_transpose2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int, stride: int, padding: int, output_padding: int
 ) -> Tensor:
     """``conv_transpose2d(x, weight[:C, :out_channels], bias[:out_channels], stride, padding, output_padding)``."""
-    weight = weight[: x.shape[1], :out_channels]
-    bias = None if bias is None else bias[:out_channels]
+    weight = weight[: x.shape[1], :out_channels].to(x.dtype)
+    bias = None if bias is None else bias[:out_channels].to(x.dtype)
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding).contiguous()
 
 

@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
-from gancomp.ops import reference
+from gancomp.ops import cuda, reference
 from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
+    cuda_verdict,
     describe,
     native_library,
+    parameter_fits,
     triton_verdict,
     unify_under_autocast,
 )
@@ -65,7 +67,7 @@ def separable_resblock(
 
     Source: GAN Compression, section 3.2, with the norms inside the convolutions that the released models have.
     """
-    x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2)
+    x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2, convolution=True)
     hidden = _validate(x, weights, hidden, dropout, eps)
     chosen = choose(OP, backend, _verdicts(x, weights))
     mask = None
@@ -75,6 +77,8 @@ def separable_resblock(
     arguments = (x, *weights, mask, 1 / (1 - dropout), hidden, eps)
     if chosen == "reference":
         return reference.separable_resblock(*arguments)
+    if chosen == "cuda":
+        return cuda.SeparableResblockCuda.apply(*arguments)
     if chosen == "triton":
         from gancomp.kernels.separable_resblock import SeparableResblockTriton
 
@@ -98,7 +102,7 @@ def explain(
     backend: str = "auto",
 ) -> str:
     """Which backend runs this call and why the others do not."""
-    x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2)
+    x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2, convolution=True)
     _validate(x, weights, hidden, dropout, eps)
     return describe(OP, backend, _verdicts(x, weights))
 
@@ -106,6 +110,7 @@ def explain(
 def _verdicts(x: Tensor, weights: list[Tensor]) -> Verdicts:
     tensors = {"x": x, **dict(zip(WEIGHTS, weights, strict=True))}
     return {
+        "cuda": lambda: cuda_verdict(**tensors),
         "triton": lambda: triton_verdict(**tensors),
         "cpu": lambda: cpu_verdict(**tensors),
         "reference": lambda: None,
@@ -131,8 +136,7 @@ def _validate(x: Tensor, weights: list[Tensor], hidden: int | None, dropout: flo
         fits = len(shape) == 4 and shape[0] >= rows and shape[1] >= columns and shape[2:] == kernel
         if not fits or (kernel == [3, 3] and shape[1] != 1):
             raise ConfigError(f"{OP}: {name} of shape {shape}, expected at least {[rows, columns, *kernel]}")
-        master = weight.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)
-        if weight.device != x.device or not (weight.dtype == x.dtype or master):
+        if not parameter_fits(weight, x):
             raise ConfigError(f"{OP}: {name} is {weight.dtype} on {weight.device}, x is {x.dtype} on {x.device}")
     if not 0 <= dropout < 1:
         raise ConfigError(f"{OP}: dropout={dropout}, expected at least 0 and below 1")

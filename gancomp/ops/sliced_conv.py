@@ -9,13 +9,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
-from gancomp.ops import reference
+from gancomp.ops import cuda, reference
 from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
+    cuda_verdict,
     describe,
     native_library,
+    parameter_fits,
+    triton_verdict,
     unify_under_autocast,
 )
 
@@ -63,7 +66,14 @@ def sliced_conv2d(
     chosen = choose(CONV, backend, _verdicts(x, weight, bias, stride, padding))
     if chosen == "reference":
         return reference.sliced_conv2d(x, weight, bias, out, stride, padding, padding_mode)
-    return SlicedConv2dNative.apply(x, weight, bias, out, stride, padding, PADDING_MODES.index(padding_mode))
+    arguments = (x, weight, bias, out, stride, padding, PADDING_MODES.index(padding_mode))
+    if chosen == "cuda":
+        return cuda.SlicedConv2dCuda.apply(*arguments)
+    if chosen == "triton":
+        from gancomp.kernels.sliced_conv import SlicedConv2dTriton
+
+        return SlicedConv2dTriton.apply(*arguments)
+    return SlicedConv2dCpu.apply(*arguments)
 
 
 def sliced_conv_transpose2d(
@@ -105,7 +115,14 @@ def sliced_conv_transpose2d(
     chosen = choose(TRANSPOSE, backend, _verdicts(x, weight, bias, stride, padding))
     if chosen == "reference":
         return reference.sliced_conv_transpose2d(x, weight, bias, out, stride, padding, output_padding)
-    return SlicedConvTranspose2dNative.apply(x, weight, bias, out, stride, padding, output_padding)
+    arguments = (x, weight, bias, out, stride, padding, output_padding)
+    if chosen == "cuda":
+        return cuda.SlicedConvTranspose2dCuda.apply(*arguments)
+    if chosen == "triton":
+        from gancomp.kernels.sliced_conv import SlicedConvTranspose2dTriton
+
+        return SlicedConvTranspose2dTriton.apply(*arguments)
+    return SlicedConvTranspose2dCpu.apply(*arguments)
 
 
 def explain_conv2d(
@@ -141,6 +158,8 @@ def explain_transpose(
 
 
 def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Verdicts:
+    tensors = {"x": x, "weight": weight, "bias": bias}
+
     def cpu() -> str | None:
         kernel = weight.shape[2:]
         if max(kernel) > _MAX_KERNEL or stride > _MAX_STRIDE or padding >= min(kernel):
@@ -149,15 +168,20 @@ def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddi
                 f"kernel {size}, stride {stride}, padding {padding}: they take kernels of at most {_MAX_KERNEL}, strides of at "
                 f"most {_MAX_STRIDE} and padding below the kernel"
             )
-        return cpu_verdict(x=x, weight=weight, bias=bias)
+        return cpu_verdict(**tensors)
 
-    return {"cpu": cpu, "reference": lambda: None}
+    return {
+        "cuda": lambda: cuda_verdict(**tensors),
+        "triton": lambda: triton_verdict(**tensors),
+        "cpu": cpu,
+        "reference": lambda: None,
+    }
 
 
 def _checked_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int | None, stride: int, padding: int, padding_mode: str
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    x, weight, bias = unify_under_autocast(x, weight, bias)
+    x, weight, bias = unify_under_autocast(x, weight, bias, convolution=True)
     out = _validate(CONV, x, weight, bias, out_channels, 0, stride, padding)
     if padding_mode not in PADDING_MODES:
         raise ConfigError(f"{CONV}: padding_mode={padding_mode!r}, expected {', '.join(PADDING_MODES)}")
@@ -172,7 +196,7 @@ def _checked_conv(
 def _checked_transpose(
     x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int | None, stride: int, padding: int, output_padding: int
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    x, weight, bias = unify_under_autocast(x, weight, bias)
+    x, weight, bias = unify_under_autocast(x, weight, bias, convolution=True)
     out = _validate(TRANSPOSE, x, weight, bias, out_channels, 1, stride, padding)
     if not 0 <= output_padding < stride:
         raise ConfigError(f"{TRANSPOSE}: output_padding={output_padding}, expected 0 to {stride - 1} (less than the stride)")
@@ -202,12 +226,12 @@ def _validate(
     if padding < 0:
         raise ConfigError(f"{op}: padding={padding}, expected at least 0")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.device != x.device or tensor.dtype != x.dtype):
+        if tensor is not None and not parameter_fits(tensor, x):
             raise ConfigError(f"{op}: {name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}")
     return out
 
 
-class _Native(torch.autograd.Function):
+class _Cpu(torch.autograd.Function):
     """What both ops share: the tensors kept and the order of the gradients."""
 
     @staticmethod
@@ -230,7 +254,7 @@ class _Native(torch.autograd.Function):
         )
 
 
-class SlicedConv2dNative(_Native):
+class SlicedConv2dCpu(_Cpu):
     """Forward and backward through the native kernels."""
 
     @staticmethod
@@ -240,10 +264,10 @@ class SlicedConv2dNative(_Native):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Native.gradients(ctx, grad, torch.ops.gancomp.sliced_conv2d_backward)
+        return _Cpu.gradients(ctx, grad, torch.ops.gancomp.sliced_conv2d_backward)
 
 
-class SlicedConvTranspose2dNative(_Native):
+class SlicedConvTranspose2dCpu(_Cpu):
     """Forward and backward through the native kernels."""
 
     @staticmethod
@@ -253,7 +277,7 @@ class SlicedConvTranspose2dNative(_Native):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Native.gradients(ctx, grad, torch.ops.gancomp.sliced_conv_transpose2d_backward)
+        return _Cpu.gradients(ctx, grad, torch.ops.gancomp.sliced_conv_transpose2d_backward)
 
 
 def _register_fakes() -> None:

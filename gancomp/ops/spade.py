@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gancomp.errors import ConfigError
-from gancomp.ops import reference
+from gancomp.ops import cuda, reference
 from gancomp.ops.backend import (
     Verdicts,
     choose,
     cpu_verdict,
+    cuda_verdict,
     describe,
     native_library,
+    parameter_fits,
     triton_verdict,
     unify_under_autocast,
 )
@@ -78,12 +80,14 @@ def spade_modulate(
 
     Source: Park et al. 2019, "Semantic image synthesis with spatially-adaptive normalization", equations 1 to 3.
     """
-    x, gamma, beta, mean, rstd = unify_under_autocast(x, gamma, beta, mean, rstd)
+    x, mean, rstd, gamma, beta = unify_under_autocast(x, mean, rstd, images=(gamma, beta))
     _validate(x, gamma, beta, mean, rstd, norm, slope, eps)
     chosen = choose(OP, backend, _verdicts(x, gamma, beta, mean, rstd))
     arguments = (x, gamma, beta, mean, rstd, norm == "batch", slope, eps)
     if chosen == "reference":
         y, batch_mean, variance = reference.spade_modulate(*arguments)
+    elif chosen == "cuda":
+        y, batch_mean, variance = cuda.SpadeModulateCuda.apply(*arguments)
     elif chosen == "triton":
         from gancomp.kernels.spade import SpadeModulateTriton
 
@@ -106,7 +110,7 @@ def explain(
     backend: str = "auto",
 ) -> str:
     """Which backend runs this call and why the others do not."""
-    x, gamma, beta, mean, rstd = unify_under_autocast(x, gamma, beta, mean, rstd)
+    x, mean, rstd, gamma, beta = unify_under_autocast(x, mean, rstd, images=(gamma, beta))
     _validate(x, gamma, beta, mean, rstd, norm, slope, eps)
     return describe(OP, backend, _verdicts(x, gamma, beta, mean, rstd))
 
@@ -114,6 +118,7 @@ def explain(
 def _verdicts(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None) -> Verdicts:
     tensors = {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "rstd": rstd}
     return {
+        "cuda": lambda: cuda_verdict(**tensors),
         "triton": lambda: triton_verdict(**tensors),
         "cpu": lambda: cpu_verdict(**tensors),
         "reference": lambda: None,
@@ -154,7 +159,7 @@ def _validate(
             continue
         if vector.dim() != 1 or vector.shape[0] < x.shape[1]:
             raise ConfigError(f"{OP}: {name} of shape {list(vector.shape)}, expected at least [{x.shape[1]}]")
-        if vector.device != x.device or vector.dtype not in (x.dtype, torch.float32):
+        if not parameter_fits(vector, x):
             raise ConfigError(f"{OP}: {name} is {vector.dtype} on {vector.device}, x is {x.dtype} on {x.device}")
 
 

@@ -8,7 +8,7 @@ inherited from the teacher, and feature distillation through learned 1x1 adaptor
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,45 +106,54 @@ class DistillStage(Stage):
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Forward the teacher once and every sampled sub-network; update the discriminator, then the student."""
+        losses = self.update(batch, self.configurations(step))
+        self.average.update(self.student)
+        return losses
+
+    def update(self, batch: Batch, configs: Sequence[Config | None]) -> dict[str, Tensor]:
+        """The part of a step that a graph can hold: all of its arithmetic but for the averaged weights."""
         options, losses = self.options, {}
         with torch.no_grad(), self.precision.autocast():
             wanted, guide = self._teach(batch.input)
-        configs = self.configurations(step)
         outputs = []
-        for config in configs:
-            if config is not None:
-                self.student.set(config)
+        for index, config in enumerate(configs):
             with self.precision.autocast():
-                outputs.append(self._study(batch.input))
+                outputs.append(self._study(batch.input, index, config))
         if self.adversary is not None:
             losses["D"] = self.adversary.train_step(batch.input, batch.target, [image for image, _ in outputs])
         target = batch.target if options.target == "truth" else wanted.float()
         parts: dict[str, list[Tensor]] = {}
-        for image, features in outputs:
+        for image, adapted in outputs:
             with self.precision.autocast():
                 terms = {"recon": (options.lambda_recon, reconstruction_loss(image.float(), target, options.recon))}
                 if self.adversary is not None:
                     terms["G"] = (options.lambda_gan, self.adversary.judge(batch.input, image))
                 if options.lambda_distill > 0:
-                    terms["distill"] = (options.lambda_distill, self._distance(features, guide))
+                    terms["distill"] = (options.lambda_distill, self._distance(adapted, guide))
                 loss = torch.stack([weight * value for weight, value in terms.values()]).sum() / len(configs)
             self.precision.backward(loss)
             for name, (_, value) in terms.items():
                 parts.setdefault(name, []).append(value.detach())
         self.precision.step(self.optimizers["student"])
         self.precision.end_step()
-        self.average.update(self.student)
         return losses | {name: torch.stack(values).mean() for name, values in parts.items()}
 
     def _teach(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.teacher.forward_features(x) if self.options.lambda_distill > 0 else (self.teacher(x), {})
 
-    def _study(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.student.forward_features(x) if self.options.lambda_distill > 0 else (self.student(x), {})
+    def _study(self, x: Tensor, index: int, config: Config | None) -> tuple[Tensor, list[Tensor]]:
+        """The image of the index-th sub-network of a step, and its features through the adaptors."""
+        if config is not None:
+            self.student.set(config)
+        if self.options.lambda_distill == 0:
+            return self.student(x), []
+        image, features = self.student.forward_features(x)
+        return image, [adaptor(feature) for adaptor, feature in zip(self.adaptors, features.values(), strict=True)]
 
-    def _distance(self, features: Mapping[str, Tensor], guide: Mapping[str, Tensor]) -> Tensor:
-        pairs = zip(self.adaptors, features, strict=True)
-        return torch.stack([F.mse_loss(adaptor(features[name]).float(), guide[name].float()) for adaptor, name in pairs]).sum()
+    @staticmethod
+    def _distance(adapted: list[Tensor], guide: Mapping[str, Tensor]) -> Tensor:
+        pairs = zip(adapted, guide.values(), strict=True)
+        return torch.stack([F.mse_loss(feature.float(), wanted.float()) for feature, wanted in pairs]).sum()
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Input, teacher, student (a supernet: largest and smallest) and ground truth."""

@@ -1,85 +1,208 @@
-"""Every kernel compiles for real GPUs without one, as its launcher would compile it, and keeps its values in registers."""
+"""Every kernel compiles for real GPUs without one, exactly as its launcher launches it, and keeps its values in registers.
+
+A driver that only names an architecture stands in for that of a GPU, and launches end after compilation. So the ops are
+called as on a GPU, with uninitialised tensors of real sizes, forward and backward, and nothing is computed.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime.driver import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
 
 from gancomp.kernels import common  # noqa: E402
-from gancomp.kernels import instance_norm_act as norm  # noqa: E402
-from gancomp.kernels import reflect_pad_depthwise_conv3x3 as depthwise  # noqa: E402
+from gancomp.kernels.instance_norm_act import InstanceNormActTriton  # noqa: E402
+from gancomp.kernels.reflect_pad_depthwise_conv3x3 import ReflectPadDepthwiseConv3x3Triton  # noqa: E402
+from gancomp.kernels.separable_resblock import SeparableResblockTriton  # noqa: E402
+from gancomp.kernels.sliced_conv import REFLECT, ZEROS, SlicedConv2dTriton, SlicedConvTranspose2dTriton  # noqa: E402
+from gancomp.kernels.spade import SpadeModulateTriton  # noqa: E402
 
 if common.INTERPRETED:
     pytest.skip("the interpreter replaces the kernels that this compiles", allow_module_level=True)
 
-# The plane sizes of a generator at 256 x 256: residual blocks, after one downsampling, full resolution.
-NORM_OPTIONS = {f"{side}x{side}": norm.blocking(side * side) for side in (64, 128, 256)}
-PARAMETERS = {"weight", "bias", "residual"}
+PAGE = Path(__file__).parents[2] / "docs" / "gpu-status.md"
 
 
-def cases():
-    for plane, options in NORM_OPTIONS.items():
-        for kernel in (norm._instance_norm_act_kernel, norm._instance_norm_act_backward_kernel):
-            yield pytest.param(kernel, {**options, "RELU": True}, set(), id=f"{kernel.__name__}-{plane}")
-            yield pytest.param(kernel, {**options, "RELU": True}, PARAMETERS, id=f"{kernel.__name__}-{plane}-all")
-    tile = depthwise.blocking(64, 64)
-    for kernel, options in (
-        (depthwise._reflect_pad_depthwise_conv3x3_kernel, tile),
-        (depthwise._reflect_pad_depthwise_conv3x3_backward_input_kernel, tile),
-        (depthwise._reflect_pad_depthwise_conv3x3_backward_weight_kernel, tile),
-        (common._sum_images_kernel, {**common.SUM_OPTIONS, "TERMS": 9}),
-    ):
-        yield pytest.param(kernel, options, PARAMETERS, id=kernel.__name__)
+@dataclass(frozen=True)
+class Target:
+    """An architecture, and how images are stored and float32 is multiplied there. Weights of dense layers are float32."""
+
+    architecture: int
+    dtype: torch.dtype
+    tf32: bool = True
+
+    def __str__(self) -> str:
+        precision = ", exact" if not self.tf32 else ""
+        return f"sm_{self.architecture} {str(self.dtype).removeprefix('torch.')}{precision}"
 
 
-def compile_kernel(kernel, options, given, dtype, architecture):
-    """Compile as for contiguous tensors whose addresses and planes are multiples of 16."""
-    options = dict(options)
-    signature, constants, attributes = {}, {}, {}
-    statistics, tensors = {"means", "rstds", "partials"}, {"x", "y", "grad", "grad_x", "total"}
-    for index, name in enumerate(kernel.arg_names):
-        if name in options:
-            signature[name], constants[name] = "constexpr", options.pop(name)
-        elif name in PARAMETERS - given and kernel in (
-            norm._instance_norm_act_kernel,
-            norm._instance_norm_act_backward_kernel,
-        ):
-            signature[name], constants[name] = "constexpr", None
-        elif name in tensors | PARAMETERS | statistics:
-            signature[name] = "*fp32" if name in statistics else f"*{dtype}"
-        else:
-            signature[name] = "fp32" if name == "eps" else "i32"
-        if signature[name].startswith("*") or (signature[name] == "i32" and not kernel.params[index].do_not_specialize):
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+TARGETS = [
+    Target(75, torch.float16), Target(80, torch.float32), Target(80, torch.float32, tf32=False), Target(90, torch.float32),
+    Target(90, torch.bfloat16),
+]  # fmt: skip
+
+# Ops at the sizes of a generator at 256 x 256 (SPADE: 512 x 256): a function of the images' dtype that runs one.
+Call = Callable[[torch.dtype], tuple[Any, ...]]
 
 
-def resources(compiled, folder) -> dict[str, int]:
+def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=dtype, requires_grad=True)
+
+
+def _norm(side: int, full: bool, dtype: torch.dtype) -> Any:
+    x = _empty(dtype, 4, 48, side, side)
+    others = (_empty(dtype, 64), _empty(dtype, 64), _empty(dtype, *x.shape)) if full else (None,) * 3
+    return InstanceNormActTriton.apply(x, *others, True, 1e-5)
+
+
+def _depthwise(dtype: torch.dtype) -> Any:
+    return ReflectPadDepthwiseConv3x3Triton.apply(
+        _empty(dtype, 4, 192, 64, 64), _empty(dtype, 192, 1, 3, 3), _empty(dtype, 192)
+    )
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int, mode: int, dtype: torch.dtype) -> Any:
+    weight, bias = _empty(torch.float32, outputs, inputs, kernel, kernel), _empty(torch.float32, outputs)
+    return SlicedConv2dTriton.apply(_empty(dtype, 4, inputs, 256, 256), weight, bias, outputs, stride, padding, mode)
+
+
+def _transpose(dtype: torch.dtype) -> Any:
+    weight, bias = _empty(torch.float32, 192, 96, 3, 3), _empty(torch.float32, 96)
+    return SlicedConvTranspose2dTriton.apply(_empty(dtype, 4, 192, 64, 64), weight, bias, 96, 2, 1, 1)
+
+
+def _block(side: int, dropout: bool, dtype: torch.dtype) -> Any:
+    weights = [_empty(torch.float32, *shape) for shape in ((192, 1, 3, 3), (192, 192, 1, 1)) * 2]
+    mask = torch.empty(4, 192, side, side, dtype=torch.uint8) if dropout else None
+    return SeparableResblockTriton.apply(_empty(dtype, 4, 192, side, side), *weights, mask, 2.0, 192, 1e-5)
+
+
+def _spade(given: bool, dtype: torch.dtype) -> Any:
+    constants = (torch.empty(64), torch.empty(64)) if given else (None, None)
+    tensors = [_empty(dtype, 4, 64, 256, 512) for _ in range(3)]
+    return SpadeModulateTriton.apply(*tensors, *constants, True, 0.2, 1e-5)[0]
+
+
+DENSE = {
+    "`sliced_conv2d` 7x7, reflect, 3 to 48": functools.partial(_conv, 3, 48, 7, 1, 3, REFLECT),
+    "`sliced_conv2d` 3x3, stride 2, 48 to 96": functools.partial(_conv, 48, 96, 3, 2, 1, ZEROS),
+    "`sliced_conv2d` 7x7, reflect, 48 to 3": functools.partial(_conv, 48, 3, 7, 1, 3, REFLECT),
+    "`sliced_conv_transpose2d` 3x3, stride 2, 192 to 96": _transpose,
+}
+CALLS = {
+    **DENSE,
+    "`separable_resblock` 64 x 64, dropout": functools.partial(_block, 64, True),
+    "`separable_resblock` 128 x 128": functools.partial(_block, 128, False),
+    "`spade_modulate` batch, 256 x 512": functools.partial(_spade, False),
+    "`spade_modulate` given, 256 x 512": functools.partial(_spade, True),
+    "`instance_norm_act` 64 x 64": functools.partial(_norm, 64, False),
+    "`instance_norm_act` 64 x 64, all parts": functools.partial(_norm, 64, True),
+    "`instance_norm_act` 128 x 128, all parts": functools.partial(_norm, 128, True),
+    "`instance_norm_act` 256 x 256, all parts": functools.partial(_norm, 256, True),
+    "`reflect_pad_depthwise_conv3x3` 64 x 64": _depthwise,
+}
+
+
+class _Driver:
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+
+    def get_current_device(self) -> int:
+        return self.architecture
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+def _resources(kernel: Any) -> dict[str, int]:
     """Registers per thread, and bytes of stack, local and shared memory, as NVIDIA's tool reads them from the binary."""
-    path = folder / "kernel.cubin"
-    path.write_bytes(compiled.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    output = subprocess.run([tool, "--dump-resource-usage", str(path)], check=True, capture_output=True, text=True).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", output))
-    return {name: int(found[name]) for name in ("REG", "STACK", "LOCAL")} | {"SHARED": compiled.metadata.shared}
+    counts = {name: int(found[name]) for name in ("REG", "STACK", "LOCAL")}
+    return {"WARPS": kernel.metadata.num_warps, **counts, "SHARED": kernel.metadata.shared}
+
+
+@functools.cache
+def launched(call: str, target: Target) -> list[tuple[str, dict[str, int]]]:
+    """The kernels that an op launches forward and backward, in order, with what they use."""
+    kernels: dict[int, tuple[str, Any]] = {}
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        kernels[id(kernel)] = (self.__name__, kernel)
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("TRITON_CACHE_DIR", folder)
+        patch.setattr(JITFunction, "run", compile_only)
+        patch.setattr(driver, "_active", _Driver(target.architecture))
+        patch.setattr(torch.backends.cudnn, "allow_tf32", target.tf32)
+        y = CALLS[call](target.dtype)
+        y.backward(torch.empty_like(y))
+    return [(name, _resources(kernel)) for name, kernel in kernels.values()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "dtype"), [(75, "fp16"), (80, "fp32"), (90, "fp32"), (90, "bf16")])
-@pytest.mark.parametrize(("kernel", "options", "given"), list(cases()))
-def test_compiles_without_spilling(kernel, options, given, architecture, dtype, tmp_path, monkeypatch, record_property):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    used = resources(compile_kernel(kernel, options, given, dtype, architecture), tmp_path)
-    record_property("resources", used)
-    print(f"sm_{architecture} {dtype} {used}, {options.get('num_warps', 4)} warps")
-    assert used["STACK"] == used["LOCAL"] == 0, "registers spill"
-    # What a block of this many threads can have at all.
-    assert used["REG"] * 32 * options.get("num_warps", 4) <= 65536
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("call", CALLS)
+def test_compiles_without_spilling(call, target, record_property):
+    if not target.tf32 and call not in DENSE:
+        pytest.skip("multiplies nothing, or what the convolutions multiply")
+    kernels = launched(call, target)
+    record_property("resources", kernels)
+    assert len(kernels) >= 2
+    for name, used in kernels:
+        print(f"{target} {name} {used}")
+        assert used["STACK"] == used["LOCAL"] == 0, f"{name}: registers spill"
+        # What a block of this many threads can have at all.
+        assert used["REG"] * 32 * used["WARPS"] <= 65536
+        assert used["SHARED"] <= 48 * 1024, f"{name}: fits no GPU without asking for more shared memory"
+
+
+def table() -> str:
+    """What every kernel uses, in Markdown: registers per thread, KiB of shared memory where it is any."""
+    columns = [target for target in TARGETS if target.tf32 and target.architecture >= 80]
+    lines = ["| call | kernel | warps | " + " | ".join(map(str, columns)) + " |", "|---|---|---|" + "---|" * len(columns)]
+    for call in CALLS:
+        per_target = [launched(call, target) for target in columns]
+        # A kernel that an op launches in several variants has as many lines; which they are follows from the order.
+        for variants in zip(*per_target, strict=True):
+            name, warps = variants[0][0], variants[0][1]["WARPS"]
+            cells = [
+                f"{used['REG']}, {used['SHARED'] // 1024}" if used["SHARED"] >= 1024 else str(used["REG"])
+                for _, used in variants
+            ]
+            lines.append(f"| {call} | `{name}` | {warps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_the_kernels_use():
+    page = PAGE.read_text()
+    version, shown = re.search(r"\(Triton (\S+)\).*?\n\n(\| call .*?\n)\n", page, re.DOTALL).groups()
+    if triton.__version__ != version:
+        pytest.skip(f"docs/gpu-status.md is of Triton {version}, this is {triton.__version__}")
+    expected = table()
+    assert shown.strip() == expected, f"the table in {PAGE.name} is of other kernels; it should be\n{expected}"

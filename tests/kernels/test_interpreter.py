@@ -15,7 +15,9 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["instance_norm_act", "reflect_pad_depthwise_conv3x3"])
+@pytest.mark.parametrize(
+    "op", ["instance_norm_act", "reflect_pad_depthwise_conv3x3", "separable_resblock", "sliced_conv", "spade"]
+)
 def test_kernels_pass_in_the_interpreter(op):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / f"test_{op}.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
