@@ -199,19 +199,22 @@ def test_one_compilation_serves_every_choice_of_channels():
 
 
 def table() -> str:
-    """What every kernel uses, in Markdown: registers per thread, KiB of shared memory where it is any."""
+    """What every kernel uses, in Markdown: registers per thread, and KiB of shared memory where there are any.
+
+    A kernel that an op launches in several variants has as many lines, in the order of the launches; a line that another op has
+    shown already is left out.
+    """
     columns = [target for target in TARGETS if target.tf32 and target.architecture >= 80]
     lines = ["| call | kernel | warps | " + " | ".join(map(str, columns)) + " |", "|---|---|---|" + "---|" * len(columns)]
+    shown = set()
     for call in CALLS:
-        per_target = [launched(call, target) for target in columns]
-        # A kernel that an op launches in several variants has as many lines; which they are follows from the order.
-        for variants in zip(*per_target, strict=True):
-            name, warps = variants[0][0], variants[0][1]["WARPS"]
-            cells = [
-                f"{used['REG']}, {used['SHARED'] // 1024}" if used["SHARED"] >= 1024 else str(used["REG"])
-                for _, used in variants
-            ]
-            lines.append(f"| {call} | `{name}` | {warps} | " + " | ".join(cells) + " |")
+        for variants in zip(*(launched(call, target) for target in columns), strict=True):
+            resources = [used for _, used in variants]
+            cells = [f"{used['REG']}" + f", {used['SHARED'] // 1024}" * (used["SHARED"] >= 1024) for used in resources]
+            line = f"`{variants[0][0]}` | {resources[0]['WARPS']} | " + " | ".join(cells) + " |"
+            if line not in shown:
+                shown.add(line)
+                lines.append(f"| {call} | {line}")
     return "\n".join(lines)
 
 
