@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-cpu-quick docs-performance clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-cpu-quick docs-performance gpu-check clean
 
 build: $(VENV)/.built
 
@@ -69,6 +69,19 @@ bench-cpu-quick: $(VENV)/.bench
 
 docs-performance: build
 	$(BIN)/python -m benchmarks.page
+
+# On a machine that has a GPU, a torch for CUDA, nvcc, cmake and pybind11, and neither network nor pip: builds in place, runs the
+# tests that need a GPU, measures, and writes gpu.csv and gpu.md to OUT. PYTHON is the one with torch. Under 8 minutes.
+OUT ?= benchmarks/results
+GPU_ARCHS = $(shell $(PYTHON) -c 'import torch; a, b = torch.cuda.get_device_capability(); print(f"{a}{b}" + "a" * (a == 9))')
+gpu-check:
+	cmake -S . -B build/gpu $(if $(shell command -v ninja),-G Ninja) -DGANCOMP_PYTHON=ON -DGANCOMP_ENGINE=OFF -DGANCOMP_CUDA=1 \
+	  "-DGANCOMP_CUDA_ARCHS=$(GPU_ARCHS)" "-DGANCOMP_OUTPUT=$(CURDIR)/gancomp" \
+	  "-DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)')" \
+	  "-Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir)"
+	cmake --build build/gpu --parallel
+	failed=0; $(PYTHON) -m pytest -q -m gpu tests/cuda tests/kernels || failed=1; \
+	  $(PYTHON) -m benchmarks.gpu --out "$(OUT)" || failed=1; exit $$failed
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PIP) onnx onnxruntime onnxscript openvino

@@ -65,7 +65,7 @@ def fold(before, middle, after, position, size, SHIFT: tl.constexpr):
         return before + tl.where(position == size - 2, after, 0.0)
 
 
-@triton.jit(do_not_specialize=["images", "channels", "size", "place"])
+@triton.jit(do_not_specialize=["widths", "images", "channels", "size", "place"])
 def _sum_images_kernel(partials, total, widths, images, channels, size, place, TERMS: tl.constexpr, BLOCK: tl.constexpr):
     # partials [TERMS, images, channels] -> total [size / TERMS, TERMS], zero where no channel is.
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

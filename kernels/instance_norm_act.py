@@ -61,7 +61,7 @@ def _finish(values, residual, y, index, pixels, guess, rest, rstd, scale, shift,
     tl.store(y + index, values.to(y.dtype.element_ty), mask=index < pixels)
 
 
-@triton.jit(do_not_specialize=["channels", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "place"])
 def _instance_norm_act_kernel(
     x, weight, bias, residual, y, means, rstds, widths, channels, pixels, x_stride_n, x_stride_c, residual_stride_n,
     residual_stride_c, eps, place, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
@@ -109,7 +109,7 @@ def _normalised_and_gradient(x, grad, index, pixels, mean, rstd, scale, shift, R
     return normalised, gradient
 
 
-@triton.jit(do_not_specialize=["channels", "planes", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "planes", "place"])
 def _instance_norm_act_backward_kernel(
     grad, x, weight, bias, means, rstds, grad_x, partials, widths, channels, planes, pixels, grad_stride_n, grad_stride_c,
     x_stride_n, x_stride_c, place, RELU: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,

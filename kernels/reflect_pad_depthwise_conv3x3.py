@@ -58,7 +58,7 @@ def _tile(plane_and_tile, height, width, ROWS: tl.constexpr, COLUMNS: tl.constex
     return plane, rows, columns
 
 
-@triton.jit(do_not_specialize=["channels"])
+@triton.jit(do_not_specialize=["widths", "channels"])
 def _reflect_pad_depthwise_conv3x3_kernel(
     x, weight, bias, y, widths, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -80,7 +80,7 @@ def _reflect_pad_depthwise_conv3x3_kernel(
     tl.store(y + rows * width + columns, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["channels"])
+@triton.jit(do_not_specialize=["widths", "channels"])
 def _reflect_pad_depthwise_conv3x3_backward_input_kernel(
     grad, weight, grad_x, widths, channels, height, width, stride_n, stride_c, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -107,7 +107,7 @@ def _reflect_pad_depthwise_conv3x3_backward_input_kernel(
     tl.store(grad_x + rows * width + columns, value.to(grad_x.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["channels", "planes"])
+@triton.jit(do_not_specialize=["widths", "channels", "planes"])
 def _reflect_pad_depthwise_conv3x3_backward_weight_kernel(
     grad, x, partials, widths, channels, planes, height, width, grad_stride_n, grad_stride_c, x_stride_n, x_stride_c,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -97,7 +97,7 @@ def _filtered(x, mask, weight, index, height, width, mean, rstd, scale, ACT: tl.
     return value
 
 
-@triton.jit(do_not_specialize=["channels", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "place"])
 def _separable_plane_kernel(
     x, mask, weight, y, x_means, x_rstds, y_rstds, widths, channels, height, width, stride_n, stride_c, scale, eps,
     place, ACT: tl.constexpr, RESIDENT: tl.constexpr, BLOCK: tl.constexpr,
@@ -180,7 +180,7 @@ def _outer_gradient(x, mask, gradient, index, inside, mean, rstd, scale):
     return normalised, tl.where(inside & (normalised > 0.0), gradient, 0.0)
 
 
-@triton.jit(do_not_specialize=["channels", "planes", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "planes", "place"])
 def _separable_plane_backward_kernel(
     grad, y, x, mask, residual, weight, grad_x, partials, x_means, x_rstds, y_rstds, widths, channels, planes, height, width,
     x_stride_n, x_stride_c, residual_stride_n, residual_stride_c, scale, place, ACT: tl.constexpr,

@@ -11,6 +11,7 @@ choice. Inactive channels of weights and images are never read, those of results
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def _source(position, size, MODE: tl.constexpr):
     return position
 
 
-@triton.jit(do_not_specialize=["y_channels", "padding", "tiles", "out_tiles", "place"])
+@triton.jit(do_not_specialize=["widths", "y_channels", "padding", "tiles", "out_tiles", "place"])
 def _sliced_conv2d_kernel(
     x, weight, bias, y, widths, height, width, x_stride_n, x_stride_c, y_channels, y_height, y_width, weight_stride_out,
     weight_stride_in, weight_stride_row, weight_stride_column, padding, tiles, out_tiles, place, KH: tl.constexpr,
@@ -179,7 +180,7 @@ def _padded_position(position, fold, size, padding, MODE: tl.constexpr):
     return shown + padding, exists
 
 
-@triton.jit(do_not_specialize=["channels", "padding", "folds", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "padding", "folds", "place"])
 def _fold_padding_kernel(
     padded, x, widths, channels, height, width, padding, folds, place, MODE: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -202,6 +203,7 @@ def _fold_padding_kernel(
 
 @triton.jit(
     do_not_specialize=[
+        "widths",
         "rows",
         "columns",
         "padding",
@@ -270,7 +272,7 @@ def _sliced_conv2d_backward_weight_kernel(
     tl.store(shares, total, mask=(member < used_rows)[:, None] & known[None, :])
 
 
-@triton.jit(do_not_specialize=["splits", "rows", "columns", "full_columns", "size", "place"])
+@triton.jit(do_not_specialize=["widths", "splits", "rows", "columns", "full_columns", "size", "place"])
 def _sum_shares_kernel(
     shares, weight, widths, splits, rows, columns, full_columns, size, stride_row, stride_column, stride_down, stride_right,
     place, TAPS: tl.constexpr, KW: tl.constexpr, BLOCK: tl.constexpr,
@@ -288,7 +290,7 @@ def _sum_shares_kernel(
     tl.store(weight + target, value.to(weight.dtype.element_ty), mask=index < size)
 
 
-@triton.jit(do_not_specialize=["channels", "segments", "place"])
+@triton.jit(do_not_specialize=["widths", "channels", "segments", "place"])
 def _plane_sums_kernel(x, sums, widths, channels, pixels, segments, stride_n, stride_c, place, BLOCK: tl.constexpr):
     # sums [N, segments, channels]: one program sums one segment of a plane.
     plane, segment = tl.program_id(0) // segments, tl.program_id(0) % segments
@@ -362,20 +364,24 @@ def weight_gradient(
     column_channels, kernel_height, kernel_width = large.shape[1], *weight.shape[2:]
     taps = kernel_height * kernel_width
     options = weight_blocking(*weight.shape[:2], taps, height * width, small.dtype)
+    per_tile = taps if options["FLAT"] else 1  # taps of one program
+
+    def tiled(rows: int, columns: int) -> tuple[int, int]:
+        return triton.cdiv(rows, options["BLOCK_ROWS"]), triton.cdiv(columns * per_tile, options["BLOCK_COLUMNS"])
+
+    row_tiles, column_tiles = tiled(row_channels, column_channels)
     tiles = triton.cdiv(height * width, options["BLOCK_PIXELS"])
-    row_tiles = triton.cdiv(row_channels, options["BLOCK_ROWS"])
-    column_tiles = triton.cdiv(column_channels * (taps if options["FLAT"] else 1), options["BLOCK_COLUMNS"])
-    programs, chunks = row_tiles * column_tiles * (1 if options["FLAT"] else taps), images * tiles
+    chunks = images * tiles
     # The full weight decides, so that a sum does not depend on how its channels are given. At least four steps each, or adding
     # up the shares costs more than it saves.
-    full = triton.cdiv(weight.shape[0], options["BLOCK_ROWS"]) * triton.cdiv(weight[0].numel(), options["BLOCK_COLUMNS"])
-    per_split = max(triton.cdiv(chunks, triton.cdiv(_PROGRAMS, full)), min(chunks, 4), 1)
+    programs = math.prod(tiled(*weight.shape[:2])) * taps // per_tile
+    per_split = max(triton.cdiv(chunks, triton.cdiv(_PROGRAMS, programs)), min(chunks, 4), 1)
     splits = triton.cdiv(chunks, per_split)
     shares = small.new_empty((splits, row_channels, taps, column_channels), dtype=torch.float32)
     gradient = torch.empty_like(weight)
     with guard(small):
         if splits:
-            _sliced_conv2d_backward_weight_kernel[(splits * programs,)](
+            _sliced_conv2d_backward_weight_kernel[(splits * row_tiles * column_tiles * taps // per_tile,)](
                 small, large, shares, widths, row_channels, column_channels, height, width, *small.stride()[:2],
                 *large.shape[2:], *large.stride()[:2], padding, tiles, chunks, per_split, row_tiles, column_tiles, rows,
                 KH=kernel_height, KW=kernel_width, STRIDE=stride, MODE=mode,

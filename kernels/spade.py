@@ -48,7 +48,7 @@ def _share(shares, item, term, plane, channels, images, segments, BATCH: tl.cons
     return shares + (((term * images + image) * channels + plane % channels) * segments + segment)
 
 
-@triton.jit(do_not_specialize=["channels", "images", "segments"])
+@triton.jit(do_not_specialize=["widths", "channels", "images", "segments"])
 def _spade_moments_kernel(x, shares, widths, channels, images, pixels, segments, stride_n, stride_c, BLOCK: tl.constexpr):
     # shares [3, N, C, segments]: the mean of a segment as guess and rest, the sum of squared distances from it.
     plane, segment = tl.program_id(0) // segments, tl.program_id(0) % segments
@@ -107,7 +107,7 @@ def _modulated(x, gamma, beta, index, inside, mean, rest, rstd):
     return normalised, factor, normalised * factor + _load(beta, index, inside)
 
 
-@triton.jit(do_not_specialize=["channels", "images", "segments"])
+@triton.jit(do_not_specialize=["widths", "channels", "images", "segments"])
 def _spade_modulate_kernel(
     x, gamma, beta, y, shares, means, rstds, variances, widths, channels, images, pixels, segments, x_stride_n, x_stride_c,
     gamma_stride_n, gamma_stride_c, beta_stride_n, beta_stride_c, slope, eps, BATCH: tl.constexpr, GIVEN: tl.constexpr,
@@ -144,7 +144,7 @@ def _spade_modulate_kernel(
     tl.store(y + plane.to(tl.int64) * pixels + index, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["channels", "images", "segments"])
+@triton.jit(do_not_specialize=["widths", "channels", "images", "segments"])
 def _spade_modulate_backward_kernel(
     grad, x, gamma, beta, means, rstds, shares, grad_x, grad_gamma, grad_beta, widths, channels, images, pixels, segments,
     grad_stride_n, grad_stride_c, x_stride_n, x_stride_c, gamma_stride_n, gamma_stride_c, beta_stride_n, beta_stride_c, slope,

@@ -51,6 +51,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = GANCOMP_COMPILER;
   m.attr("build_type") = GANCOMP_BUILD_TYPE;
   m.attr("cuda_architectures") = GANCOMP_CUDA_BUILT;
+#ifdef GANCOMP_ENGINE
   bind_engine(m);
+#endif
   bind_roofline(m);
 }

@@ -37,7 +37,8 @@ class Launch {
  public:
   explicit Launch(const torch::stable::Tensor& x) : guard_(x.device().index()) {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this PyTorch is built without CUDA");
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.device().index(), &stream_));
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(x.device().index(), &stream_) == AOTI_TORCH_SUCCESS,
+                    "no current CUDA stream");
   }
   void* stream() const { return stream_; }
 

@@ -178,8 +178,8 @@ cuda::SeparableResblock block_of(const Tensor& x, Tensor& depthwise1, const Tens
   p.pointwise1 = filters_of(pointwise1, x, 0);
   p.pointwise2 = filters_of(pointwise2, x, 0);
   if (mask.has_value()) {
-    STD_TORCH_CHECK(mask->device() == x.device() && mask->element_size() == 1 && mask->dim() == 4 && mask->size(0) == n &&
-                        mask->size(1) == hidden && mask->size(2) == h && mask->size(3) == w,
+    STD_TORCH_CHECK(mask->device() == x.device() && mask->scalar_type() == ScalarType::Byte && mask->dim() == 4 &&
+                        mask->size(0) == n && mask->size(1) == hidden && mask->size(2) == h && mask->size(3) == w,
                     "mask must be bytes [N, hidden, H, W]");
     if (!mask->is_contiguous()) mask = torch::stable::contiguous(*mask);
     p.mask = static_cast<const uint8_t*>(mask->const_data_ptr());

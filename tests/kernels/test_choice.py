@@ -15,7 +15,12 @@ pytest.importorskip("triton", reason="triton is not installed")
 CALLS = {
     "instance_norm_act": lambda x: (x,),
     "reflect_pad_depthwise_conv3x3": lambda x: (x, x.new_empty(x.shape[1], 1, 3, 3)),
-}
+    "separable_resblock": lambda x: (
+        x, x.new_empty(x.shape[1], 1, 3, 3), x.new_empty(4, x.shape[1], 1, 1), x.new_empty(4, 1, 3, 3),
+        x.new_empty(x.shape[1], 4, 1, 1),
+    ),
+    "spade_modulate": lambda x: (x, x, x),
+}  # fmt: skip
 
 
 @pytest.fixture

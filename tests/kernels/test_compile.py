@@ -86,10 +86,10 @@ def _transpose(dtype: torch.dtype) -> Any:
     return SlicedConvTranspose2dTriton.apply(_empty(dtype, 4, 192, 64, 64), weight, bias, 96, 2, 1, 1)
 
 
-def _block(side: int, dropout: bool, dtype: torch.dtype) -> Any:
+def _block(side: int, dropout: bool, dtype: torch.dtype, stream: int = 192, hidden: int = 192) -> Any:
     weights = [_empty(torch.float32, *shape) for shape in ((192, 1, 3, 3), (192, 192, 1, 1)) * 2]
-    mask = torch.empty(4, 192, side, side, dtype=torch.uint8) if dropout else None
-    return SeparableResblockTriton.apply(_empty(dtype, 4, 192, side, side), *weights, mask, 2.0, 192, 1e-5)
+    mask = torch.empty(4, hidden, side, side, dtype=torch.uint8) if dropout else None
+    return SeparableResblockTriton.apply(_empty(dtype, 4, stream, side, side), *weights, mask, 2.0, hidden, 1e-5)
 
 
 def _spade(given: bool, dtype: torch.dtype) -> Any:
@@ -144,9 +144,8 @@ def _resources(kernel: Any) -> dict[str, int]:
     return {"WARPS": kernel.metadata.num_warps, **counts, "SHARED": kernel.metadata.shared}
 
 
-@functools.cache
-def launched(call: str, target: Target) -> list[tuple[str, dict[str, int]]]:
-    """The kernels that an op launches forward and backward, in order, with what they use."""
+def compiled(call: Call, target: Target) -> list[tuple[str, Any]]:
+    """The kernels that an op launches forward and backward, in order."""
     kernels: dict[int, tuple[str, Any]] = {}
     run = JITFunction.run
 
@@ -159,9 +158,15 @@ def launched(call: str, target: Target) -> list[tuple[str, dict[str, int]]]:
         patch.setattr(JITFunction, "run", compile_only)
         patch.setattr(driver, "_active", _Driver(target.architecture))
         patch.setattr(torch.backends.cudnn, "allow_tf32", target.tf32)
-        y = CALLS[call](target.dtype)
+        y = call(target.dtype)
         y.backward(torch.empty_like(y))
-    return [(name, _resources(kernel)) for name, kernel in kernels.values()]
+    return list(kernels.values())
+
+
+@functools.cache
+def launched(call: str, target: Target) -> list[tuple[str, dict[str, int]]]:
+    """What the kernels of an op use."""
+    return [(name, _resources(kernel)) for name, kernel in compiled(CALLS[call], target)]
 
 
 @pytest.mark.slow
@@ -181,20 +186,35 @@ def test_compiles_without_spilling(call, target, record_property):
         assert used["SHARED"] <= 48 * 1024, f"{name}: fits no GPU without asking for more shared memory"
 
 
+@pytest.mark.slow
+def test_one_compilation_serves_every_choice_of_channels():
+    """Also of channels counted by tensors' shapes: a supernet must not compile for minutes as it samples."""
+    target = Target(90, torch.bfloat16)
+    first, *others = (
+        {id(kernel) for _, kernel in compiled(functools.partial(_block, 64, True, stream=stream, hidden=hidden), target)}
+        for stream, hidden in ((192, 192), (16, 33), (1, 24), (40, 1))
+    )
+    assert len(first) == 11
+    assert all(other == first for other in others)
+
+
 def table() -> str:
-    """What every kernel uses, in Markdown: registers per thread, KiB of shared memory where it is any."""
+    """What every kernel uses, in Markdown: registers per thread, and KiB of shared memory where there are any.
+
+    A kernel that an op launches in several variants has as many lines, in the order of the launches; a line that another op has
+    shown already is left out.
+    """
     columns = [target for target in TARGETS if target.tf32 and target.architecture >= 80]
     lines = ["| call | kernel | warps | " + " | ".join(map(str, columns)) + " |", "|---|---|---|" + "---|" * len(columns)]
+    shown = set()
     for call in CALLS:
-        per_target = [launched(call, target) for target in columns]
-        # A kernel that an op launches in several variants has as many lines; which they are follows from the order.
-        for variants in zip(*per_target, strict=True):
-            name, warps = variants[0][0], variants[0][1]["WARPS"]
-            cells = [
-                f"{used['REG']}, {used['SHARED'] // 1024}" if used["SHARED"] >= 1024 else str(used["REG"])
-                for _, used in variants
-            ]
-            lines.append(f"| {call} | `{name}` | {warps} | " + " | ".join(cells) + " |")
+        for variants in zip(*(launched(call, target) for target in columns), strict=True):
+            resources = [used for _, used in variants]
+            cells = [f"{used['REG']}" + f", {used['SHARED'] // 1024}" * (used["SHARED"] >= 1024) for used in resources]
+            line = f"`{variants[0][0]}` | {resources[0]['WARPS']} | " + " | ".join(cells) + " |"
+            if line not in shown:
+                shown.add(line)
+                lines.append(f"| {call} | {line}")
     return "\n".join(lines)
 
 
