@@ -63,7 +63,7 @@ def sliced_conv2d(
     Source: GAN Compression, section 3.2 (weight sharing by prefix slices).
     """
     x, weight, bias, out = _checked_conv(x, weight, bias, out_channels, stride, padding, padding_mode)
-    chosen = choose(CONV, backend, _verdicts(x, weight, bias, stride, padding))
+    chosen = _choose(CONV, backend, x, weight, bias, stride, padding)
     if chosen == "reference":
         return reference.sliced_conv2d(x, weight, bias, out, stride, padding, padding_mode)
     arguments = (x, weight, bias, out, stride, padding, PADDING_MODES.index(padding_mode))
@@ -112,7 +112,7 @@ def sliced_conv_transpose2d(
     Source: GAN Compression, section 3.2 (weight sharing by prefix slices).
     """
     x, weight, bias, out = _checked_transpose(x, weight, bias, out_channels, stride, padding, output_padding)
-    chosen = choose(TRANSPOSE, backend, _verdicts(x, weight, bias, stride, padding))
+    chosen = _choose(TRANSPOSE, backend, x, weight, bias, stride, padding)
     if chosen == "reference":
         return reference.sliced_conv_transpose2d(x, weight, bias, out, stride, padding, output_padding)
     arguments = (x, weight, bias, out, stride, padding, output_padding)
@@ -155,6 +155,11 @@ def explain_transpose(
     """Which backend runs this call of :func:`sliced_conv_transpose2d` and why the others do not."""
     x, weight, bias, _ = _checked_transpose(x, weight, bias, out_channels, stride, padding, output_padding)
     return describe(TRANSPOSE, backend, _verdicts(x, weight, bias, stride, padding))
+
+
+def _choose(op: str, backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> str:
+    # Tensors without data only ask for shapes, which need no kernel, whichever is named.
+    return "reference" if x.is_meta else choose(op, backend, _verdicts(x, weight, bias, stride, padding))
 
 
 def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Verdicts:
