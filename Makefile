@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-cpu-quick docs-performance gpu-check clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick docs-performance gpu-check clean
 
 build: $(VENV)/.built
 
@@ -62,6 +62,11 @@ bench: build
 bench-cpu: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.cpu --csv benchmarks/results/cpu.csv
 	$(BIN)/python -m benchmarks.page
+
+# A training step of the supernet against stock PyTorch: about 8 minutes, on a machine that does nothing else.
+bench-train: build
+	$(BIN)/python -m benchmarks.supernet_step --threads 1,2 --csv benchmarks/results/supernet.csv
+	$(BIN)/python -m benchmarks.training_page
 
 # One of them, for a look: nothing is written.
 bench-cpu-quick: $(VENV)/.bench

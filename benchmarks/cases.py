@@ -15,6 +15,7 @@ from gancomp import ops
 from gancomp.checkpoints import load_generator
 from gancomp.data import DataConfig, open_dataset, read_image, to_tensor
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator
+from gancomp.models.resnet import layer_by_layer
 from gancomp.nn import InstanceNormAct, SlicedDepthwiseConv2d
 from gancomp.ops import reference
 
@@ -136,6 +137,6 @@ def op_cases(nets: Iterable[str] = NETS, batch: int = 1, side: int = 256) -> dic
         for layer in generator.modules():
             if isinstance(layer, InstanceNormAct | SlicedDepthwiseConv2d):
                 layer.register_forward_hook(count, with_kwargs=True)
-        with torch.no_grad():
+        with torch.no_grad(), layer_by_layer(generator):
             generator(image)
     return dict(sorted(counts.items()))

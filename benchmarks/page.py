@@ -126,11 +126,13 @@ def _over(amount: float, rate: float) -> float:
     return amount / rate / 1e6 if rate else 0.0
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) if len(lines) > 2 else "Not measured in this run."
 
@@ -146,7 +148,7 @@ def conditions(results: Results) -> str:
         "commit": ", ".join(sorted(commits)),
         "time (UTC)": f"{moments[0][:16]} to {moments[-1][11:16]}".replace("T", " "),
     }
-    return _table(["", ""], [[name, value] for name, value in facts.items()])
+    return table(["", ""], [[name, value] for name, value in facts.items()])
 
 
 def load(results: Results) -> str:
@@ -183,7 +185,7 @@ def peers(results: Results) -> str:
     for peer in PEERS.values():
         reasons = sorted({row.config for row in results.all(provider=peer.name, metric="absent")})
         rows.append([f"`{peer.name}`", peer.definition, "; ".join(reasons)])
-    return _table(["name", "what is run", "not timed because"], rows)
+    return table(["name", "what is run", "not timed because"], rows)
 
 
 def times(results: Results) -> str:
@@ -194,8 +196,8 @@ def times(results: Results) -> str:
         for peer in PEERS:
             cells = [results.time(net, peer, threads) for net in results.nets]
             if any(cells):
-                rows.append([f"`{peer}`", *(f"{_number(row.p50)} ({_number(row.p20)})" if row else "-" for row in cells)])
-        tables.append(f"{threads_text(threads).capitalize()}:\n\n" + _table(["", *results.nets], rows))
+                rows.append([f"`{peer}`", *(f"{number(row.p50)} ({number(row.p20)})" if row else "-" for row in cells)])
+        tables.append(f"{threads_text(threads).capitalize()}:\n\n" + table(["", *results.nets], rows))
     return "\n\n".join(tables)
 
 
@@ -203,7 +205,7 @@ def _against(value: float | None, target: float | None, unit: str) -> str:
     if value is None:
         return "-"
     mark = "" if target is None else f" (target {target:g}{unit}{'' if value >= target else ', missed'})"
-    return f"{_number(value)}{unit}{mark}"
+    return f"{number(value)}{unit}{mark}"
 
 
 def ratios(results: Results) -> str:
@@ -216,7 +218,7 @@ def ratios(results: Results) -> str:
             cells.append(_against(row.p50 if row else None, TARGETS[net][rival], "x"))
         cells.append(_against(results.share(net, threads), TARGETS[net].get("share"), " %"))
         rows.append([f"{net}, {threads_text(threads)}", *cells])
-    return _table(["", *(f"`{rival}`" for rival in RIVALS), "share of peak"], rows)
+    return table(["", *(f"`{rival}`" for rival in RIVALS), "share of peak"], rows)
 
 
 def batches(results: Results) -> str:
@@ -229,9 +231,9 @@ def batches(results: Results) -> str:
         measured = [results.time(net, peer, threads, BATCH) for peer in peers_of]
         if any(measured):
             gain = results.one(kernel=net, threads=threads, metric="speedup", config="vs one image at a time")
-            cells = [_number(row.p50 / BATCH) if row else "-" for row in measured]
+            cells = [number(row.p50 / BATCH) if row else "-" for row in measured]
             rows.append([f"{net}, {threads_text(threads)}", *cells, f"{gain.p50:.2f}x" if gain else "-"])
-    return _table(["", *(f"`{peer}`" for peer in peers_of), "against one by one"], rows)
+    return table(["", *(f"`{peer}`" for peer in peers_of), "against one by one"], rows)
 
 
 def variants(results: Results) -> str:
@@ -247,7 +249,7 @@ def variants(results: Results) -> str:
         quality = [results.one(kernel=net, provider=peer, metric="psnr", x=_size(1)) for peer in ("engine-int8", "openvino")]
         cells += [f"{row.p50:.1f} dB" if row else "-" for row in quality]
         rows.append([f"{net}, {threads_text(threads)}", *cells])
-    return _table(
+    return table(
         ["", *(f"`{name}`" for name in VARIANT_TARGETS), "`openvino`", "PSNR of `engine-int8`", "PSNR of `openvino`"], rows
     )
 
@@ -259,7 +261,7 @@ def errors(results: Results) -> str:
         cells = [results.one(kernel=net, provider=peer, metric="error", x=_size(1)) for net in results.nets]
         if any(cells):
             rows.append([f"`{peer}`", *(f"{row.p50:.1e}" if row else "-" for row in cells)])
-    return _table(["", *results.nets], rows)
+    return table(["", *results.nets], rows)
 
 
 def peaks(results: Results) -> str:
@@ -269,8 +271,8 @@ def peaks(results: Results) -> str:
         found = results.all(kernel="machine", mode="peak", threads=threads)
         for isa in dict.fromkeys(row.x for row in found):
             rate = {row.metric: row.p50 for row in found if row.x == isa}
-            rows.append([threads_text(threads), isa, *(_number(rate[name]) for name in ("f32", "cache", "memory"))])
-    return _table(["", "instruction set", "float32, GFLOP/s", "copy in L2, GB/s", "copy in memory, GB/s"], rows)
+            rows.append([threads_text(threads), isa, *(number(rate[name]) for name in ("f32", "cache", "memory"))])
+    return table(["", "instruction set", "float32, GFLOP/s", "copy in L2, GB/s", "copy in memory, GB/s"], rows)
 
 
 def bounds(results: Results) -> str:
@@ -286,12 +288,12 @@ def bounds(results: Results) -> str:
                     f"{results.macs(net) / 1e9:.2f}",
                     f"{sum(kind.macs for kind in steps) / 1e9:.2f}",
                     f"{sum(kind.moved for kind in steps) / 1e6:.0f}",
-                    _number(bound),
-                    _number(time.p50),
+                    number(bound),
+                    number(time.p50),
                     f"{100 * bound / time.p50:.0f} %",
                 ]
             )
-    return _table(["", "GMAC defined", "GMAC done", "MB", "bound, ms", "engine, ms", "share of the bound"], rows)
+    return table(["", "GMAC defined", "GMAC done", "MB", "bound, ms", "engine, ms", "share of the bound"], rows)
 
 
 def steps(results: Results) -> str:
@@ -311,7 +313,7 @@ def steps(results: Results) -> str:
         head = ["step", "number", "MMAC"]
         for threads in results.threads:
             head += [f"ms, {threads_text(threads)}", "share", "GB/s"]
-        sections.append(f"### {net}\n\n" + _table(head, rows))
+        sections.append(f"### {net}\n\n" + table(head, rows))
     return "\n\n".join(sections)
 
 
@@ -320,8 +322,8 @@ def starts(results: Results) -> str:
     rows = []
     for row in results.all(mode="start", metric="start"):
         memory = results.one(mode="start", metric="memory", provider=row.provider)
-        rows.append([f"`{row.provider}`", _number(row.p50), _number(memory.p50) if memory else "-"])
-    return _table(["", "ms", "peak memory, MB"], rows)
+        rows.append([f"`{row.provider}`", number(row.p50), number(memory.p50) if memory else "-"])
+    return table(["", "ms", "peak memory, MB"], rows)
 
 
 def unflattering(results: Results) -> str:
@@ -334,11 +336,11 @@ def unflattering(results: Results) -> str:
             peer = results.rival(net, rival, threads)
             row, time = results.ratio(net, peer, threads), results.time(net, peer, threads)
             if row and time and row.p50 < TARGETS[net][rival]:
-                most = f"; at the bound of {_number(bound)} ms it would be {_number(time.p50 / bound)}x" if bound else ""
-                lines.append(f"{where}: {_number(row.p50)}x against `{peer}`, the target is {TARGETS[net][rival]:g}x{most}.")
+                most = f"; at the bound of {number(bound)} ms it would be {number(time.p50 / bound)}x" if bound else ""
+                lines.append(f"{where}: {number(row.p50)}x against `{peer}`, the target is {TARGETS[net][rival]:g}x{most}.")
         share, wanted = results.share(net, threads), TARGETS[net].get("share")
         if share is not None and wanted is not None and share < wanted:
-            lines.append(f"{where}: {_number(share)} % of the multiply-add peak, the target is {wanted:g} %.")
+            lines.append(f"{where}: {number(share)} % of the multiply-add peak, the target is {wanted:g} %.")
         for variant, target in VARIANT_TARGETS.items():
             row = results.ratio(net, OURS, threads, of=variant)
             if row and row.p50 < target:
@@ -360,7 +362,7 @@ def unflattering(results: Results) -> str:
         limit = START_MS if row.metric == "start" else START_MB
         if row.p50 > limit:
             lines.append(
-                f"{row.kernel}: {row.metric} of a fresh process is {_number(row.p50)} {row.unit}, the target is {limit:g}."
+                f"{row.kernel}: {row.metric} of a fresh process is {number(row.p50)} {row.unit}, the target is {limit:g}."
             )
     for peer in PEERS:
         reasons = {row.config for row in results.all(provider=peer, metric="absent")}

@@ -1,6 +1,6 @@
 """One training step of the supernet against the same step in stock PyTorch: time of its parts, and peak memory.
 
-Run: python -m benchmarks.supernet_step [--threads 2] [--batch 1,4] [--csv FILE]
+Run: python -m benchmarks.supernet_step [--threads 1,2] [--batch 1,4] [--csv FILE]
 
 Both contenders run the same code of gancomp.train; the stock one has layers that narrow the weights and call
 torch.nn.functional (see benchmarks.stock_supernet). The teacher's outputs are at hand, as from a cache. They take turns,
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,7 +74,7 @@ class Step:
 
 
 def check(ours: Step, stock: Step, config: tuple[int, ...]) -> None:
-    """Both start from equal weights: equal images, losses and gradients within the tolerance policy, or nothing is timed."""
+    """Both start from equal weights: the image must be right by the tolerance policy, or nothing is timed."""
     exact = copy.deepcopy(stock.student).double()
     exact.set(config)
     with torch.no_grad():
@@ -135,35 +136,35 @@ def print_peak(provider: str, batch: int) -> None:
 def main() -> None:
     """Measure, print a table, write rows where a file is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", default="2")
     parser.add_argument("--batch", default="1,4")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--parts", default="student,whole,evaluation")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--peak", choices=(STOCK, OURS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    batches = [int(batch) for batch in arguments.batch.split(",")]
+    counts, batches = ([int(number) for number in text.split(",")] for text in (arguments.threads, arguments.batch))
     if arguments.peak:
+        torch.set_num_threads(counts[0])
         print_peak(arguments.peak, batches[0])
         return
-    rows, where = [], asdict(conditions(arguments.threads))
-    for batch in batches:
+    rows: list[Row] = []
+    for threads, batch in product(counts, batches):
+        torch.set_num_threads(threads)
+        where, where_text = asdict(conditions(threads)), f"{threads} threads, batch {batch}"
         measured: dict[tuple[str, str, str, str], list[float]] = {}
         for part in arguments.parts.split(","):
             rounds = max(4, arguments.rounds // batch)
             times = contest(part, batch, rounds)
             ratios = [a / b for a, b in zip(times[STOCK], times[OURS], strict=True)]
-            print(
-                f"batch {batch} {part:10s} stock {median(times[STOCK]):7.1f} ms, gancomp {median(times[OURS]):7.1f} ms: "
-                f"{median(ratios):.2f}x",
-                flush=True,
-            )
+            middle = {provider: f"{median(values):.1f} ms" for provider, values in times.items()}
+            print(f"{where_text}, {part}: stock {middle[STOCK]}, gancomp {middle[OURS]}: {median(ratios):.2f}x", flush=True)
             measured |= {(provider, part, "time", "ms"): values for provider, values in times.items()}
             measured[OURS, part, "speedup", "x"] = ratios
-        peaks = {provider: peak_megabytes(provider, batch, arguments.threads) for provider in (STOCK, OURS)}
+        peaks = {provider: peak_megabytes(provider, batch, threads) for provider in (STOCK, OURS)}
+        middle = {provider: f"{value:.0f} MB" for provider, value in peaks.items()}
         share = peaks[OURS] / peaks[STOCK]
-        print(f"batch {batch} peak memory  stock {peaks[STOCK]:.0f} MB, gancomp {peaks[OURS]:.0f} MB: {share:.2f}x", flush=True)
+        print(f"{where_text}, peak memory: stock {middle[STOCK]}, gancomp {middle[OURS]}: {share:.2f}x", flush=True)
         measured |= {(provider, "student", "peak memory", "MB"): [value] for provider, value in peaks.items()}
         for (provider, part, metric, unit), values in measured.items():
             case = {"kernel": "supernet step", "provider": provider, "mode": part, "metric": metric, "unit": unit}

@@ -11,7 +11,15 @@ from torch import nn
 from gancomp.supernet import SearchSpace, Supernet
 from gancomp.testing import allocations, images
 
-COPIES = ("aten::copy_", "aten::clone", "aten::contiguous", "aten::slice", "aten::slice_backward", "aten::cat", "aten::_to_copy")
+COPIES = (
+    "aten::copy_",
+    "aten::clone",
+    "aten::contiguous",
+    "aten::slice",
+    "aten::slice_backward",
+    "aten::cat",
+    "aten::_to_copy",
+)
 
 
 @pytest.fixture
