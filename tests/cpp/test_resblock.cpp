@@ -305,5 +305,5 @@ void test_separable_resblocks(const CpuKernels& kernels) {
       test_block(kernels, shape, hidden, variant & 1, variant == 2, variant & 2 ? 3 : 0);
     }
   }
-  test_block(kernels, {1, 2, 3, 517}, 2, true, false, 0);  // in stripes
+  test_block(kernels, {2, 5, 3, 517}, 7, true, false, 0);  // in stripes
 }
