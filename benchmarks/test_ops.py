@@ -13,24 +13,38 @@ from torch import Tensor
 
 from benchmarks.cases import OpCase, op_cases
 from benchmarks.schema import Row, conditions, percentiles
-from gancomp.testing import assert_accurate
+from benchmarks.training_cases import ResblockCase, SpadeCase, training_cases
+from gancomp.testing import assert_accurate, peak_allocated
 
 SECONDS = 0.6
 """About how long the rounds of one benchmark take together."""
 
 OURS = "gancomp-cpu"
-CASES = list(op_cases())
+Case = OpCase | ResblockCase | SpadeCase
+
+CASES: list[tuple[Case, str]] = [(case, mode) for case in op_cases() for mode in ("forward", "backward")]
+CASES += [(case, mode) for case in training_cases() for mode in ("forward", "training")]
 
 
-def calls(case: OpCase, mode: str) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-    """The contenders, checked against the reference: functions that run what is timed and return its results."""
+def calls(case: Case, mode: str) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
+    """The contenders, checked against the reference: functions that run what is timed and return its results.
+
+    ``forward`` is without gradients, ``backward`` what follows it for them, ``training`` both passes.
+    """
     tensors = case.inputs()
     grad = torch.randn(case.shape, generator=torch.Generator().manual_seed(1))
 
     def contender(function: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> Callable[[], tuple[Tensor, ...]]:
-        mine = [tensor.to(dtype).requires_grad_(mode == "backward") for tensor in tensors]
+        mine = [tensor.to(dtype).requires_grad_(mode != "forward") for tensor in tensors]
         if mode == "forward":
             return lambda: (function(*mine),)
+
+        def training() -> tuple[Tensor, ...]:
+            y = function(*mine)
+            return y.detach(), *torch.autograd.grad(y, mine, grad.to(dtype))
+
+        if mode == "training":
+            return training
         y = function(*mine)
         return lambda: torch.autograd.grad(y, mine, grad.to(dtype), retain_graph=True)
 
@@ -48,8 +62,7 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-@pytest.mark.parametrize("mode", ["forward", "backward"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "mode"), CASES, ids=str)
 def test_op(case, mode, benchmark, rows):
     contenders = calls(case, mode)
     once = sum(min(milliseconds(call) for _ in range(3)) for call in contenders.values())
@@ -64,6 +77,9 @@ def test_op(case, mode, benchmark, rows):
     times = {"stock": stock[-rounds:], OURS: [seconds * 1e3 for seconds in benchmark.stats.stats.data]}
     measured = {(provider, "time", "ms"): values for provider, values in times.items()}
     measured[OURS, "speedup", "x"] = [a / b for a, b in zip(times["stock"], times[OURS], strict=True)]
+    if mode == "training":
+        for provider, call in contenders.items():
+            measured[provider, "memory", "MB"] = [peak_allocated(call) / 1e6]
     where = asdict(conditions(torch.get_num_threads()))
     for (provider, metric, unit), values in measured.items():
         rows.append(

@@ -191,3 +191,16 @@ def allocations(function: Callable[[], Any]) -> list[int]:
         function()
     recorded: Any = profile.profiler
     return [event.nbytes() for event in recorded.kineto_results.events() if event.name() == "[memory]" and event.nbytes() > 0]
+
+
+def peak_allocated(function: Callable[[], Any]) -> int:
+    """The most bytes of memory allocated through PyTorch within ``function()`` that are held at any of its moments."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    recorded: Any = profile.profiler
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

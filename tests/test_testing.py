@@ -14,6 +14,7 @@ from gancomp.testing import (
     forward_backward,
     images,
     laid_out,
+    peak_allocated,
     poisoned_outputs,
     tolerance,
     unchanged,
@@ -116,6 +117,17 @@ def test_allocations_are_counted():
     x = torch.zeros(100)
     assert allocations(lambda: x[10:].view(9, 10)) == []
     assert allocations(lambda: (x.clone(), torch.empty(10, dtype=torch.float64))) == [400, 80]
+
+
+def test_the_peak_of_allocations():
+    def function() -> torch.Tensor:
+        first = torch.empty(1000)
+        second = torch.empty(500)
+        del first
+        third = torch.empty(700)
+        return second.sum() + third.sum()
+
+    assert peak_allocated(function) == 6000
 
 
 @pytest.mark.parametrize("bias", [True, False])

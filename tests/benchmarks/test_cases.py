@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.cases import NETS, OpCase, build, op_cases
-from gancomp.testing import assert_accurate
+from benchmarks.training_cases import ResblockCase, SpadeCase
+from gancomp.testing import assert_accurate, forward_backward, images
 
 
 @pytest.mark.parametrize(("net", "parameters"), [("C1", 356_867), ("C2", 822_051), ("teacher", 11_378_179)])
@@ -60,3 +61,18 @@ def test_every_form_of_a_case_computes_the_same(case):
     tensors = case.inputs()
     exact = case.exact(*[tensor.double() for tensor in tensors])
     assert_accurate(case.gancomp(*tensors, backend="reference"), case.stock(*tensors), exact)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [ResblockCase((2, 4, 6, 8), 6), SpadeCase((2, 4, 6, 8), batch=True), SpadeCase((2, 4, 6, 8), batch=False)],
+    ids=str,
+)
+def test_training_cases_compute_the_same_with_the_same_gradients(case):
+    tensors, grad = case.inputs(), images(*case.shape, seed=9)
+    exact = forward_backward(case.exact, grad.double(), *[tensor.double() for tensor in tensors])
+    measure = forward_backward(case.stock, grad, *tensors)
+    for backend in ("reference", "cpu"):
+        results = forward_backward(lambda *t, backend=backend: case.gancomp(*t, backend=backend), grad, *tensors)
+        for ours, stock, truth in zip(results, measure, exact, strict=True):
+            assert_accurate(ours, stock, truth, backend)
