@@ -281,6 +281,8 @@ inline bool vectors_fit(const Planes& planes, int64_t pixels) {
   return vectors_fit<T>(ConstPlanes{planes.data, planes.stride_n, planes.stride_c}, pixels);
 }
 
+inline int64_t element_size(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Threads for a plane: enough that each keeps its pixels in registers, where that is possible at all.

@@ -200,7 +200,6 @@ __global__ void __launch_bounds__(kMostThreads, 1) separable_half_backward_kerne
   }
 }
 
-int64_t element_size(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
 ConstPlanes readable(const Planes& planes) { return {planes.data, planes.stride_n, planes.stride_c}; }
 
@@ -349,8 +348,6 @@ const char* separable_resblock_backward(const SeparableResblockBackward& p, void
   float* partials = reinterpret_cast<float*>(workspace + layout.partials);
   float* parts = reinterpret_cast<float*>(workspace + layout.parts);
   const ConvShape shape1 = pointwise(f, f.stream, f.hidden), shape2 = pointwise(f, f.hidden, f.stream);
-  const auto transposed = [](const Filters& w) { return Filters{w.values, w.stride_in, w.stride_out, w.stride_h, w.stride_w}; };
-
   InstanceNormActBackward norm;
   norm.dtype = f.dtype;
   norm.images = f.images;

@@ -248,8 +248,6 @@ __global__ void __launch_bounds__(kSumThreads) plane_sums_kernel(PlaneSums p) {
   if (threadIdx.x == 0) p.sums[blockIdx.x] = total[0];
 }
 
-size_t element_size(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
-
 const char* bias_gradient(const ConstPlanes& grad, const ConvShape& shape, const Gradient& gradient, float* partials,
                           Dtype dtype, void* stream) {
   const PlaneSums sums = {grad, shape.out, shape.out_h * shape.out_w, partials};
@@ -270,10 +268,6 @@ ConvShape reversed(const ConvShape& shape) {
   back.out_h = shape.h;
   back.out_w = shape.w;
   return back;
-}
-
-Filters transposed(const Filters& weight) {
-  return {weight.values, weight.stride_in, weight.stride_out, weight.stride_h, weight.stride_w};
 }
 
 bool folds(const ConvShape& shape) { return shape.mode != Padding::kZeros && shape.padding > 0; }
@@ -360,7 +354,7 @@ int64_t sliced_conv2d_backward_workspace(const SlicedConvBackward& p) {
   int64_t bytes = bias_workspace(p);
   if (p.grad_x.data != nullptr && folds(s)) {
     bytes = larger(bytes, static_cast<int64_t>(s.images) * s.in.most * (s.h + 2 * s.padding) * (s.w + 2 * s.padding) *
-                              static_cast<int64_t>(element_size(p.dtype)));
+                              element_size(p.dtype));
   }
   return p.grad_weight.data == nullptr ? bytes : larger(bytes, weight_gradient_workspace(s, p.dtype));
 }

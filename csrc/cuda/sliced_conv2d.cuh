@@ -17,6 +17,12 @@ struct Gather {
   Planes y;
   bool transposed;
 };
+
+// The weight with its inputs and outputs exchanged.
+inline Filters transposed(const Filters& weight) {
+  return {weight.values, weight.stride_in, weight.stride_out, weight.stride_h, weight.stride_w};
+}
+
 const char* gather(const Gather& params, Dtype dtype, bool tf32, void* stream);
 
 // gradient[a, b, r, s] = sum over n, i, j of rows[n, a, i, j] * columns[n, b, i * stride - padding + r, j * stride - padding +

@@ -80,6 +80,7 @@ CASES = [
     Case((1, 18, 5, 4), 20, (4, 4), stride=3, transposed=True, output_padding=2),
     Case((1, 3, 4, 4), 2, (2, 3), stride=4, padding=1, transposed=True, output_padding=3),  # phases without taps
     Case((2, 66, 3, 3), 17, (1, 1), transposed=True, bias=False),
+    Case((1, 2, 5, 6), 2, (2, 2), stride=5, padding=4),  # outputs that see nothing
 ]
 
 
