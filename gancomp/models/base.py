@@ -17,11 +17,10 @@ from gancomp.io import atomic_path
 from gancomp.version import __version__
 
 
-def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a ``.safetensors`` file, whole or not at all; equal contents give equal bytes.
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a ``.safetensors`` file; equal contents give equal bytes.
 
     Args:
-        path: the file.
         tensors: by name, on any device and in any memory layout.
         metadata: strings for the header.
     """
@@ -33,9 +32,28 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.write(memoryview(data)[end:])
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[end:]))
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write :func:`tensors_to_bytes` to a file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(tensors_to_bytes(tensors, metadata))
+
+
+def network_to_bytes(config: Mapping[str, Any], tensors: Mapping[str, Tensor], **metadata: Any) -> bytes:
+    """The bytes of a network's file.
+
+    The metadata keys are ``gancomp.config``, ``gancomp.version`` and ``gancomp.NAME`` for every further keyword, each a JSON
+    string.
+
+    Args:
+        config: the JSON form of its configuration, ``arch`` included.
+        tensors: its state, by name.
+        metadata: further values, as JSON can hold them.
+    """
+    values = {"config": config, "version": __version__, **metadata}
+    return tensors_to_bytes(tensors, {f"gancomp.{name}": json.dumps(value) for name, value in values.items()})
 
 
 class Network(nn.Module):
@@ -48,15 +66,18 @@ class Network(nn.Module):
         """The JSON form of the configuration, ``arch`` first."""
         return {"arch": self.arch, **dataclasses.asdict(self.config)}
 
+    def to_bytes(self, provenance: Mapping[str, Any] | None = None, **metadata: Any) -> bytes:
+        """The file that :meth:`save` writes, in memory."""
+        return network_to_bytes(self.config_dict(), self.state_dict(), provenance=dict(provenance or {}), **metadata)
+
     def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None, **metadata: Any) -> None:
         """Write weights, configuration and ``provenance`` to one ``.safetensors`` file, whole or not at all.
 
-        The metadata keys are ``gancomp.config``, ``gancomp.version``, ``gancomp.provenance`` and ``gancomp.NAME`` for every
-        further keyword, each a JSON string.
+        ``provenance`` and every further keyword become metadata: see :func:`network_to_bytes`.
         """
-        values = {"config": self.config_dict(), "version": __version__, "provenance": dict(provenance or {}), **metadata}
-        strings = {f"gancomp.{name}": json.dumps(value) for name, value in values.items()}
-        save_tensors(path, self.state_dict(), strings)
+        data = self.to_bytes(provenance, **metadata)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
 
 
 class Generator(Network):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from gancomp import ops
 from gancomp.errors import ConfigError
-from gancomp.models.base import Generator, check_choice, check_range, register_network
+from gancomp.models.base import Generator, check_choice, check_range, network_to_bytes, register_network
 from gancomp.models.channels import format_config, parse_config
 from gancomp.nn import SeparableConv2d, SlicedConv2d, SlicedConvTranspose2d, make_norm
 
@@ -305,22 +306,54 @@ class ResnetGenerator(Generator):
         model[10 + n].active_out_channels = config.up
         model[13 + n].active_out_channels = config.last
 
-    def extract(self, config: ResnetConfig) -> ResnetGenerator:
-        """Copy the prefix slices of ``config`` into a generator of its own.
+    def slices(self, config: ResnetConfig) -> dict[str, Tensor]:
+        """Views of the first channels of every tensor, as many as ``config`` says: the state of that network, by name.
 
         Raises:
             ConfigError: another structure, or a width above the network's own.
         """
         check_sub_config(config, self.config)
+        rule, widths = _dimensions(self.config), _widths(config)
+        return {
+            name: tensor[tuple(slice(0, widths[size - _MARK] if size >= _MARK else size) for size in rule[name])]
+            for name, tensor in self.state_dict().items()
+        }
+
+    def extract(self, config: ResnetConfig) -> ResnetGenerator:
+        """Copy :meth:`slices` into a generator of its own."""
+        state = {name: view.clone(memory_format=torch.contiguous_format) for name, view in self.slices(config).items()}
         with torch.device("meta"):
             small = ResnetGenerator(config)
-        full = self.state_dict()
-        state = {
-            name: full[name][tuple(slice(0, size) for size in tensor.shape)].clone(memory_format=torch.contiguous_format)
-            for name, tensor in small.state_dict().items()
-        }
         small.load_state_dict(state, assign=True)
         return small.train(self.training)
+
+    def extract_bytes(self, config: ResnetConfig) -> bytes:
+        """The file of :meth:`extract`'s generator, in a fraction of the time that it takes to build one.
+
+        Raises:
+            ConfigError: as :meth:`slices`.
+        """
+        return network_to_bytes({"arch": self.arch, **dataclasses.asdict(config)}, self.slices(config), provenance={})
+
+
+def _widths(config: ResnetConfig) -> tuple[int, ...]:
+    return (config.stem, config.down, config.stream, config.up, config.last, *config.hidden)
+
+
+# Above every width that there is: stands for one in a shape.
+_MARK = 2**28
+
+
+@functools.lru_cache(maxsize=16)
+def _dimensions(structure: ResnetConfig) -> dict[str, torch.Size]:
+    """The shape of every tensor of networks of this structure, by name; ``_MARK + i`` is the i-th of their :func:`_widths`.
+
+    They are read off a network of such widths, which exists without data.
+    """
+    stem, down, stream, up, last, *hidden = range(_MARK, _MARK + len(_widths(structure)))
+    marked = dataclasses.replace(structure, stem=stem, down=down, stream=stream, up=up, last=last, hidden=tuple(hidden))
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in ResnetGenerator(marked).state_dict().items()}
 
 
 def check_sub_config(config: ResnetConfig, full: ResnetConfig) -> None:

@@ -80,6 +80,10 @@ class Supernet(nn.Module):
         """Copy the sub-network of ``config`` into a generator of its own."""
         return self.generator.extract(self.resnet_config(config))
 
+    def extract_bytes(self, config: Sequence[int]) -> bytes:
+        """The file of :meth:`extract`'s generator, in a fraction of the time that it takes to build one."""
+        return self.generator.extract_bytes(self.resnet_config(config))
+
     def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
         """Write the shared weights and the search space to one ``.safetensors`` file."""
         space = {"name": self.space.name, "choices": self.space.choices}

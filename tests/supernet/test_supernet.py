@@ -70,6 +70,15 @@ def test_extracted_weights_are_prefix_slices_and_copies() -> None:
     }
 
 
+@pytest.mark.parametrize("fields", VARIANTS)
+def test_the_file_of_a_sub_network_without_building_it(fields: dict, tmp_path) -> None:
+    supernet = make(**fields)
+    for config in some_configs(2):
+        supernet.extract(config).save(tmp_path / "cut.safetensors")
+        assert supernet.extract_bytes(config) == (tmp_path / "cut.safetensors").read_bytes()
+    assert supernet.active == SPACE.largest
+
+
 def test_choosing_copies_and_allocates_nothing() -> None:
     supernet = make()
     before = {name: (p.data_ptr(), p.shape) for name, p in supernet.named_parameters()}
@@ -212,7 +221,7 @@ def test_errors() -> None:
     with pytest.raises(ConfigError, match=r"expected the largest widths of space '12,8,4;.*'"):
         Supernet(SPACE, 4, ResnetGenerator(ResnetConfig.from_channels(SPACE.smallest, 4)))
     supernet = make()
-    for call in (supernet.set, supernet.extract):
+    for call in (supernet.set, supernet.extract, supernet.extract_bytes):
         with pytest.raises(ConfigError, match="5 is not allowed in slot 0"):
             call((5, *SPACE.largest[1:]))
     assert supernet.active == SPACE.largest, "a wrong configuration changes nothing"
@@ -222,6 +231,9 @@ def test_generators_are_cut_and_set_by_widths_too() -> None:
     full = published.randomised(ResnetGenerator(ResnetConfig.uniform(8, 2, norm="batch"))).eval()
     small = full.extract(ResnetConfig.uniform(4, 2, norm="batch"))
     assert torch.equal(small.model[5].running_var, full.model[5].running_var[:8])
+    slices = full.slices(small.config)
+    assert slices["model.12.weight"].shape == (16, 8, 3, 3), "a transposed convolution has its inputs first"
+    assert slices["model.12.weight"].untyped_storage().data_ptr() == full.model[12].weight.untyped_storage().data_ptr()
     assert not small.training
     for other in ({"norm": "instance"}, {"norm": "batch", "separable": True}, {"norm": "batch", "padding": "zero"}):
         with pytest.raises(ConfigError, match="differs from its supernet"):
