@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, torch.Tensor)
 
 PRECISIONS = ("f32", "int8")
-_MAX_THREADS, _MIN_SIDE, _MAX_SIDE = 256, 16, 16384
+MAX_THREADS = 256
+_MIN_SIDE, _MAX_SIDE = 16, 16384
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def _is_a(value: object, module: str, name: str) -> bool:
 
 
 def _threads(threads: int) -> int:
-    return _whole("threads", threads, 0, _MAX_THREADS, "0 (automatic)")
+    return _whole("threads", threads, 0, MAX_THREADS, "0 (automatic)")
 
 
 def _sides(height: int, width: int) -> tuple[int, int]:

@@ -15,6 +15,10 @@ class ConfigError(GancompError, ValueError):
     """A setting is wrong: its name, its value and what is allowed are in the message."""
 
 
+class NotFiniteError(ConfigError):
+    """Weights or images contain values that are not finite; a search goes on with its next candidate."""
+
+
 class DataError(GancompError):
     """A data folder or an image cannot be used; the message names the path."""
 

@@ -20,6 +20,8 @@ def show(verb: str, settings: Any, result: Any) -> None:
         print(f"config_str {best['config_str']}")
         print("  ".join(f"{name} {_number(value)}" for name, value in {**best["cost"], **best["metrics"]}.items()))
         print(f"{len(result.records)} configurations evaluated; {Path(settings.out) / 'pareto.png'}")
+        if broken := sum("note" in record for record in result.records):
+            print(f"{broken} of them are not finite, see {Path(settings.out) / 'results.jsonl'}")
     elif verb == "convert":
         print(result.found)
         print(result.path)

@@ -6,6 +6,7 @@ from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_d
 from gancomp.metrics.image import l1, psnr, ssim
 from gancomp.metrics.latency import Latency, engine_call, generator_call, measure_latency, random_images
 from gancomp.metrics.roofline import Roofline, measure_roofline
+from gancomp.metrics.runner import Runner, engine_on
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -14,9 +15,11 @@ __all__ = [
     "FeatureExtractor",
     "Latency",
     "Roofline",
+    "Runner",
     "Statistics",
     "StatisticsAccumulator",
     "engine_call",
+    "engine_on",
     "frechet_distance",
     "generator_call",
     "l1",

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gancomp.engine import Engine
 from gancomp.errors import ConfigError, RunError, first_line
 from gancomp.metrics.image import psnr
 from gancomp.models import Generator
@@ -58,18 +57,6 @@ def eager_call(module: nn.Module, x: Tensor) -> Call:
             return module(x)
 
     return call
-
-
-def engine_on(generator: Generator, *, threads: int, precision: str = "f32") -> Engine:
-    """An engine of a generator that may have no file of its own.
-
-    Raises:
-        GancompError: the engine does not run it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "generator.safetensors")
-        generator.save(path)
-        return Engine(path, threads=threads, precision=precision)
 
 
 def onnxruntime_reason() -> str | None:

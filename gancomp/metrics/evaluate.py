@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gancomp.data import PairedDataset, eval_batches, to_uint8
-from gancomp.errors import ConfigError
+from gancomp.errors import ConfigError, NotFiniteError
 from gancomp.metrics.features import FeatureExtractor
 from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from gancomp.metrics.image import l1, psnr, ssim
@@ -69,15 +69,17 @@ class Evaluator:
         """Mean scores of ``generator`` over the split.
 
         Args:
-            generator: maps [N, C, H, W] in [-1, 1] to [N, C', H, W] in [-1, 1]; put it into evaluation mode first. Of a
-                :class:`gancomp.models.Generator` that is ``translate``, which takes images of any size.
+            generator: maps [N, C, H, W] in [-1, 1] to [N, C', H, W] in [-1, 1], such as what a :class:`gancomp.metrics.Runner`
+                gives. Of a :class:`gancomp.models.Generator`, in evaluation mode, that is ``translate``, which takes images
+                of any size.
             metrics: which of ``l1``, ``psnr``, ``ssim``, ``fd`` to compute.
 
         Returns:
             The scores by name; the Frechet distance under :attr:`fd_name`. An image's PSNR counts as 100 dB at most.
 
         Raises:
-            ConfigError: unknown metric, an output that is not finite, or a Frechet distance of fewer than two images.
+            ConfigError: unknown metric, or a Frechet distance of fewer than two images.
+            NotFiniteError: an output that is not finite.
         """
         if unknown := [name for name in metrics if name not in METRICS]:
             raise ConfigError(f"metrics={unknown}: expected some of {', '.join(METRICS)}")
@@ -87,7 +89,7 @@ class Evaluator:
         for batch in eval_batches(self.dataset, self.batch_size):
             output = translate(batch.input.to(self.device)).float()
             if not torch.isfinite(output).all():
-                raise ConfigError("the generator's output: contains values that are not finite")
+                raise NotFiniteError("the generator's output: contains values that are not finite")
             target = batch.target.to(self.device)
             for name in sums:
                 sums[name] += float(_PER_IMAGE[name](output, target).clamp_max(100.0).sum())

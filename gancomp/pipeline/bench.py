@@ -16,13 +16,12 @@ from tyro.conf import Positional
 from gancomp.engine import Engine, Step
 from gancomp.errors import ConfigError, RunError
 from gancomp.io import write_json
-from gancomp.metrics import Latency, Roofline, measure_latency, measure_roofline, random_images
+from gancomp.metrics import Latency, Roofline, engine_on, measure_latency, measure_roofline, random_images
 from gancomp.metrics.contenders import (
     Call,
     Truth,
     eager_call,
     eager_form,
-    engine_on,
     onnxruntime_call,
     onnxruntime_reason,
     torch_threads,

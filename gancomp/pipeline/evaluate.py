@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import Evaluator, load_extractor
+from gancomp.metrics import Evaluator, Runner, load_extractor
 from gancomp.pipeline.settings import open_generator, open_split, pick_device
 
 
@@ -24,6 +22,8 @@ class EvaluateOptions:
     """Images per forward pass."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`."""
+    runner: Literal["auto", "engine", "torch"] = "auto"
+    """What runs generators, and is timed: `engine` (on a CPU), `torch`, or `auto` for the engine where it can."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
     """
     generator = open_generator(run.model, run.config_str, "evaluate")
     evaluator = make_evaluator(run.data, run.split, run.evaluate, generator)
-    with torch.inference_mode():
-        scores = evaluator.evaluate(generator.to(evaluator.device).eval())
-    result = {"scores": scores, "protocol": {**evaluator.protocol(), "weights_sha256": sha256_file(run.model)}}
+    runner = Runner.choose(generator, evaluator.device, run.evaluate.runner)
+    protocol = {**evaluator.protocol(), **runner.facts(), "weights_sha256": sha256_file(run.model)}
+    result = {"scores": evaluator.evaluate(runner.images(generator)), "protocol": protocol}
     if run.out:
         write_json(run.out, result)
     return result

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from gancomp.checkpoints import load_generator, load_supernet
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import HIGHER_IS_BETTER
+from gancomp.metrics import HIGHER_IS_BETTER, Runner
 from gancomp.models.channels import Config
 from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
-from gancomp.pipeline.settings import plain, provenance
+from gancomp.pipeline.settings import hardware, plain, provenance
 from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, check_reachable, profile_module, search
 from gancomp.train import StageFolder
 
@@ -30,7 +28,7 @@ class BudgetOptions:
     params: str = ""
     """Parameters: `0.5M`."""
     latency_ms: float = 0.0
-    """Measured milliseconds per image (median, batch 1) on this machine."""
+    """Measured milliseconds per image (median, batch 1) on this machine; `evaluate.runner` says in what."""
 
     def limits(self) -> dict[str, str | float]:
         """The limits that were given, by name."""
@@ -74,20 +72,21 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
     limits = run.parse_budget().resolve(teacher_profile)
-    cost = CostModel(supernet, shape, measure_latency=limits.latency_ms > 0)
+    runner = Runner.choose(supernet.extract(supernet.space.smallest), evaluator.device, run.evaluate.runner)
+    cost = CostModel(supernet, shape, runner=runner if limits.latency_ms else None)
     check_reachable(supernet.space, cost, limits)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective
-    supernet.to(evaluator.device)
 
-    @torch.inference_mode()
     def evaluate(config: Config) -> dict[str, float]:
-        supernet.set(config)
         wanted = ["l1", objective] if objective != "l1" else ["l1"]
-        return evaluator.evaluate(supernet, wanted)
+        return evaluator.evaluate(runner.candidate(supernet, config), wanted)
 
     folder.open({"verb": "search", **plain(run, hide=("out",))})
     header = {"supernet_sha256": sha256_file(run.supernet), **evaluator.protocol()}
+    if limits.latency_ms:
+        # Scores are equal in everything that runs them, up to rounding. Times are not: what they depend on must not change.
+        header["latency"] = {**hardware(), **runner.facts()}
     result = search(
         supernet.space,
         evaluate,

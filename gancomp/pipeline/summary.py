@@ -12,8 +12,8 @@ from gancomp.checkpoints import load_generator, load_supernet
 from gancomp.data import stack_pairs, to_image
 from gancomp.errors import ConfigError, GancompError
 from gancomp.io import read_json, read_jsonl, sha256_file, write_json
-from gancomp.metrics import Latency, engine_call, generator_call, measure_latency, random_images
-from gancomp.metrics.contenders import Truth, eager_form, engine_on
+from gancomp.metrics import Latency, Runner, engine_call, engine_on, generator_call, measure_latency, random_images
+from gancomp.metrics.contenders import Truth, eager_form
 from gancomp.models import Generator
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.evaluate import make_evaluator
@@ -56,7 +56,10 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
 def _measure(run: CompressRun, networks: dict[str, Generator]) -> dict[str, Any]:
     evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"])
     metrics = ["l1", "psnr", "ssim", "fd"] if len(evaluator.dataset) > 1 else ["l1", "psnr", "ssim"]
-    scores = {name: evaluator.evaluate(network.to(evaluator.device).eval(), metrics) for name, network in networks.items()}
+    scores = {}
+    for name, network in networks.items():
+        runner = Runner.choose(network, evaluator.device, run.evaluate.runner)
+        scores[name] = evaluator.evaluate(runner.images(network), metrics)
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     times, notes = _time(networks, shape, evaluator.device)
     return {

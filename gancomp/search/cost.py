@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
-from gancomp.metrics.latency import generator_call, measure_latency
+from gancomp.metrics.latency import measure_latency
+from gancomp.metrics.runner import Runner
 from gancomp.models.channels import Config
 from gancomp.models.resnet import layer_by_layer
 from gancomp.nn import BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d
@@ -151,8 +152,8 @@ class CostModel:
     Args:
         supernet: whose configurations; left as it is.
         input_shape: [N, C, H, W] of one forward pass.
-        measure_latency: measure the extracted sub-generator on the supernet's device (median, once per configuration);
-            without, ``latency_ms`` is left out.
+        runner: by which the extracted sub-generator is timed (median, once per configuration); without, ``latency_ms`` is left
+            out.
         rounds: timed calls of a measurement.
         limits: a configuration that is beyond them by its counts alone is not measured, and its ``latency_ms`` left out.
 
@@ -165,12 +166,12 @@ class CostModel:
         supernet: Supernet,
         input_shape: Shape,
         *,
-        measure_latency: bool = False,
+        runner: Runner | None = None,
         rounds: int = 7,
         limits: Limits | None = None,
     ) -> None:
         self.supernet, self.input_shape = supernet, input_shape
-        self.measure_latency, self.rounds, self.limits = measure_latency, rounds, limits
+        self.runner, self.rounds, self.limits = runner, rounds, limits
         self._latencies: dict[tuple[Config, int], float] = {}
         space = supernet.space
         profile = profile_module(self._build(space.largest), input_shape)
@@ -216,16 +217,19 @@ class CostModel:
         """
         params, macs, published = self._counts(self.supernet.space.validate(config))
         cost: dict[str, float] = {"macs": macs, "macs_published": published, "params": params}
-        if self.measure_latency and (self.limits is None or self.limits.allows(cost)):
-            cost["latency_ms"] = self.latency_ms(config)
+        if self.runner is not None and (self.limits is None or self.limits.allows(cost)):
+            cost["latency_ms"] = self._latency_ms(config, self.runner)
         return cost
 
-    def latency_ms(self, config: Config) -> float:
+    def _latency_ms(self, config: Config, runner: Runner) -> float:
         """Median milliseconds of a call of the extracted sub-generator; measured once per number of threads."""
         key = (tuple(config), torch.get_num_threads())
         if key not in self._latencies:
             generator = self.supernet.extract(config)
-            call = generator_call(generator, self.input_shape, next(generator.parameters()).device)
+            for tensor in generator.state_dict().values():
+                # The time does not depend on them, and what is not finite is for the evaluation to find.
+                tensor.nan_to_num_(0.0, 0.0, 0.0)
+            call = runner.timed(generator, self.input_shape)
             measured = measure_latency({"generator": call}, rounds=self.rounds, seconds=3.0)
             self._latencies[key] = round(measured["generator"].p50, 4)
         return self._latencies[key]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gancomp.errors import ConfigError, RunError
+from gancomp.errors import ConfigError, NotFiniteError, RunError
 from gancomp.models.channels import Config, format_config
 from gancomp.search.budget import Limits
 from gancomp.search.evolution import Candidates, SearchOptions, brute_force, evolve
@@ -51,7 +51,8 @@ def search(
 
     Args:
         space: the configurations.
-        evaluate: scores of a configuration, by name; called once per configuration, ever.
+        evaluate: scores of a configuration, by name; called once per configuration, ever. A ``NotFiniteError`` is a score that
+            is not finite, and its text the ``note`` of the record.
         cost: cost of a configuration, with at least ``macs`` and what the limits name. Where it has a measured ``latency_ms``,
             every cost that decided something is written down too.
         limits: configurations beyond them are never evaluated.
@@ -108,7 +109,11 @@ def search(
         record = results.result(config_str)
         if record is None:
             begin = time.perf_counter()
-            metrics = {name: _finite(value) for name, value in evaluate(config).items()}
+            note = {}
+            try:
+                metrics = {name: _finite(value) for name, value in evaluate(config).items()}
+            except NotFiniteError as error:
+                metrics, note = {objective_key: None}, {"note": str(error)}
             if objective_key not in metrics:
                 raise ConfigError(f"objective_key={objective_key!r}: the scores have {', '.join(metrics)}")
             record = {
@@ -118,6 +123,7 @@ def search(
                 "origin": origin,
                 "generation": generation,
                 "seconds": round(time.perf_counter() - begin, 3),
+                **note,
             }
             results.add_result(record)
             if on_result is not None:

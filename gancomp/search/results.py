@@ -17,8 +17,9 @@ class ResultsFile:
     """An append-only JSON-lines file that a search continues.
 
     Its lines have a ``kind``: the ``header`` first; ``result`` with ``config_str``, ``cost``, ``metrics``, ``origin``,
-    ``generation`` and ``seconds`` of an evaluated configuration; ``cost`` with ``config_str`` and ``cost`` where the cost was
-    measured, also of configurations that turned out too slow, so that a continued search decides as it did before.
+    ``generation`` and ``seconds`` of an evaluated configuration, and a ``note`` where it has no score; ``cost`` with
+    ``config_str`` and ``cost`` where the cost was measured, also of configurations that turned out too slow, so that a
+    continued search decides as it did before.
 
     Args:
         path: of the file; continued where it exists, else made with the first line that follows the header.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gancomp.errors import CheckpointError, RunError
-from gancomp.metrics import contenders, random_images
-from gancomp.metrics.contenders import Truth, eager_call, eager_form, engine_on, onnxruntime_call, torch_threads
+from gancomp.metrics import contenders, engine_on, random_images
+from gancomp.metrics.contenders import Truth, eager_call, eager_form, onnxruntime_call, torch_threads
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
 
 from ..models import published

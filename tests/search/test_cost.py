@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gancomp.errors import ConfigError
+from gancomp.metrics import Runner, random_images
 from gancomp.models import ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
 from gancomp.models.stock import stock_generator
 from gancomp.nn import SlicedConv2d, SlicedConvTranspose2d, SlicedDepthwiseConv2d
@@ -239,7 +240,7 @@ def test_latency_is_measured_once_per_configuration_and_threads(supernet, monkey
 
     real = module.measure_latency
     monkeypatch.setattr(module, "measure_latency", measure)
-    cost = CostModel(supernet, (1, 3, 16, 16), measure_latency=True, rounds=3)
+    cost = CostModel(supernet, (1, 3, 16, 16), runner=Runner(torch.device("cpu"), reason="a test"), rounds=3)
     first = cost(supernet.space.smallest)
     assert first["latency_ms"] > 0
     assert cost(supernet.space.smallest) == first
@@ -249,9 +250,39 @@ def test_latency_is_measured_once_per_configuration_and_threads(supernet, monkey
     assert len(measured) == 2
 
 
+def test_latency_is_that_of_the_runner(supernet, monkeypatch):
+    import gancomp.search.cost as module
+
+    timed = []
+
+    def measure(contenders, **options):
+        timed.append(contenders["generator"]())
+        return real(contenders, **options)
+
+    real = module.measure_latency
+    monkeypatch.setattr(module, "measure_latency", measure)
+    engine, config = Runner.choose(supernet.extract(supernet.space.smallest)), supernet.space.largest
+    for runner in (engine, Runner(torch.device("cpu"))):
+        CostModel(supernet, (1, 3, 16, 16), runner=runner, rounds=1)(config)
+    x = random_images((1, 3, 16, 16))
+    with torch.inference_mode():
+        expected = engine.candidate(supernet, config)(x), supernet.extract(config).eval()(x)
+    assert not torch.equal(*expected), "they differ in the last bits"
+    assert all(torch.equal(a, b) for a, b in zip(timed, expected, strict=True))
+
+
+def test_latency_of_a_sub_network_that_is_not_finite(supernet):
+    broken = copy.deepcopy(supernet)
+    with torch.no_grad():
+        broken.generator.model[1].weight[-1] = float("nan")
+    runner = Runner.choose(broken.extract(broken.space.smallest))
+    assert CostModel(broken, (1, 3, 16, 16), runner=runner, rounds=1)(broken.space.largest)["latency_ms"] > 0
+    assert broken.generator.model[1].weight[-1].isnan().all(), "left as it is"
+
+
 def test_latency_is_not_measured_beyond_other_limits(supernet):
     limits = Limits(macs=CostModel(supernet, (1, 3, 16, 16))(supernet.space.smallest)["macs"], latency_ms=1e4)
-    cost = CostModel(supernet, (1, 3, 16, 16), measure_latency=True, rounds=1, limits=limits)
+    cost = CostModel(supernet, (1, 3, 16, 16), runner=Runner(torch.device("cpu")), rounds=1, limits=limits)
     assert "latency_ms" not in cost(supernet.space.largest)
     assert "latency_ms" in cost(supernet.space.smallest)
     assert not limits.allows(cost(supernet.space.largest))

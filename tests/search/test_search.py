@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gancomp.errors import ConfigError, RunError
+from gancomp.errors import ConfigError, NotFiniteError, RunError
 from gancomp.models.channels import Config, format_config, parse_config
 from gancomp.search import Limits, SearchOptions, SearchResult, check_reachable, search
 from gancomp.search.evolution import Candidates
@@ -295,6 +295,24 @@ def test_a_score_that_is_not_finite_loses(path, bad, maximize):
     assert any(r["metrics"]["fd"] is None for r in result.records)
     assert "NaN" not in path.read_text()
     assert "Infinity" not in path.read_text()
+
+
+def test_a_candidate_that_is_not_finite_gets_a_note(path):
+    def score(config: Config) -> Mapping[str, float]:
+        if config[0] == 8:
+            raise NotFiniteError(f"the weights of {format_config(config)}")
+        return error(config)
+
+    run = Search(path, limit=120, population=8, generations=10)
+    run.score = score
+    result = run()
+    finite = [config for config in allowed(SMALL, run.limits) if config[0] != 8]
+    assert parse_config(result.best["config_str"]) == min(finite, key=lambda c: error(c)["fd"])
+    bad = [record for record in result.records if record["config_str"].startswith("8_")]
+    assert len(bad) + len(finite) == len(result.records)
+    assert all(r["metrics"] == {"fd": None} and r["note"] == f"the weights of {r['config_str']}" for r in bad)
+    assert not any("note" in record for record in result.records if record not in bad)
+    assert Search(path, limit=120, population=8, generations=10)() == result
 
 
 def test_no_finite_score_at_all(path):
