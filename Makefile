@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick docs-performance gpu-check clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick bench-candidate \
+	docs-performance gpu-check clean
 
 build: $(VENV)/.built
 
@@ -71,6 +72,10 @@ bench-train: build
 # One of them, for a look: nothing is written.
 bench-cpu-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.cpu --quick
+
+# A candidate of a search against stock PyTorch: about 12 minutes, on a machine that does nothing else.
+bench-candidate: build
+	$(BIN)/python -m benchmarks.candidate --csv benchmarks/results/candidate.csv
 
 docs-performance: build
 	$(BIN)/python -m benchmarks.page

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -124,7 +124,7 @@ def _serve(connection: Connection, peer: str, model: str, image: np.ndarray, thr
             calls = connection.recv()
             if calls > 1:
                 call()
-            connection.send(_slice(call, calls))
+            connection.send(run_slice(call, calls))
     except EOFError:
         return
     except Exception as error:
@@ -132,7 +132,8 @@ def _serve(connection: Connection, peer: str, model: str, image: np.ndarray, thr
         connection.send(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _slice(call, calls: int) -> Slice:
+def run_slice(call: Callable[[], object], calls: int) -> Slice:
+    """One slice of ``calls`` timed calls in this process."""
     times = []
     before, own, began = _busy_seconds(), time.process_time(), time.perf_counter()
     for _ in range(calls):

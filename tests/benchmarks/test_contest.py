@@ -194,7 +194,7 @@ def test_foreign_load_is_seen(monkeypatch):
         pytest.skip("the system does not tell")
     clock = iter([100.0, 100.5])
     monkeypatch.setattr(contest, "_busy_seconds", lambda: next(clock))
-    ran = contest._slice(lambda: __import__("time").sleep(0.13), 2)
+    ran = contest.run_slice(lambda: __import__("time").sleep(0.13), 2)
     assert len(ran.times) == 2
     assert 0.3 < ran.foreign < 0.5 / 0.26
-    assert contest._slice.__globals__["_SHORTEST"] <= 0.26
+    assert contest.run_slice.__globals__["_SHORTEST"] <= 0.26
