@@ -1,11 +1,12 @@
 """The Frechet distance between Gaussians fitted to features. Source: Dowson and Landau 1982; Heusel et al. 2017.
 
 ``|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``; the trace of the root is the sum of the square roots of the eigenvalues of
-``S1^(1/2) S2 S1^(1/2)``, which is symmetric, so no complex root is ever taken.
+``S2^(1/2) S1 S2^(1/2)``, which is symmetric, so no complex root is ever taken.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ class Statistics:
     mean: Tensor
     covariance: Tensor
     count: int
+
+    @functools.cached_property
+    def root(self) -> Tensor:
+        """The root of the covariance [D, D]; what many are compared with takes it once."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ``.npz`` file of the literature: keys ``mu`` and ``sigma``."""
@@ -97,20 +104,14 @@ class StatisticsAccumulator:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """The squared Frechet distance of two Gaussians (no unit; 0 for equal ones).
+    """The squared Frechet distance of two Gaussians (no unit; 0 for equal ones). ``b`` keeps a root for its next call.
 
     Raises:
         ConfigError: statistics of different features.
     """
     if a.mean.shape != b.mean.shape:
         raise ConfigError(f"frechet distance: {len(a.mean)} and {len(b.mean)} features; they must come from one network")
-    root = _root(a.covariance)
-    eigenvalues = torch.linalg.eigvalsh(root @ b.covariance @ root)
+    eigenvalues = torch.linalg.eigvalsh(b.root @ a.covariance @ b.root)
     trace_root = eigenvalues.clamp_min(0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * trace_root
     return max(float(distance), 0.0)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T

@@ -56,6 +56,16 @@ def test_fewer_images_than_features(n: int, m: int) -> None:
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(oracle_few(a, b), rel=1e-6)
 
 
+def test_the_root_of_what_many_are_compared_with_is_taken_once(monkeypatch) -> None:
+    a, b, reference = (statistics(features(20, 6, seed=seed)) for seed in range(3))
+    calls = []
+    original = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (calls.append(matrix), original(matrix))[1])
+    first, second = frechet_distance(a, reference), frechet_distance(b, reference)
+    assert len(calls) == 1
+    assert (first, second) == pytest.approx((frechet_distance(reference, a), frechet_distance(reference, b)), rel=1e-9)
+
+
 def test_closed_forms() -> None:
     line = [statistics(torch.tensor(values)[:, None].double()) for values in ([0.0, 2.0, 4.0], [7.0, 8.0, 9.0])]
     assert frechet_distance(*line) == pytest.approx(36 + (2 - 1) ** 2)
