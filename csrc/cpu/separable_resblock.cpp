@@ -1,10 +1,9 @@
 // The residual block of depthwise-separable convolutions with norms in between. Norms and depthwise convolutions stay within a
 // plane: a task takes a plane through all of them while it lies in the nearest cache. Between two such passes there is one
 // matrix product. What a backward pass needs beyond the products' outputs it computes again, a plane at a time.
+#include "depthwise.h"
 #include "plane.h"
 #include "pointwise.h"
-
-#define GANCOMP_FORCE __attribute__((always_inline))
 
 namespace gancomp::GANCOMP_ISA_NAME {
 namespace {
@@ -17,16 +16,6 @@ struct Line {
 Line line_of(const Moments& m, float eps) { return {static_cast<float>(m.mean), rstd(m.variance, eps)}; }
 
 // --- where rows come from ---------------------------------------------------------------------------------------------
-
-struct Copied {
-  const float* plane;
-  int64_t width;
-
-  GANCOMP_INLINE void operator()(int64_t row, int64_t column, int64_t count, float* to) const {
-    const float* from = plane + row * width + column;
-    each_in_row(count, [=](int64_t j, auto kind) GANCOMP_FORCE { store(to + j, stream_as<decltype(kind)>(from + j)); });
-  }
-};
 
 GANCOMP_INLINE float mask_as(const uint8_t* p, float) { return *p; }
 GANCOMP_INLINE Vec mask_as(const uint8_t* p, Vec) {
@@ -44,16 +33,20 @@ struct Hidden {
   const uint8_t* mask;  // of the plane; null: ones
   float scale;
 
+  template <int kRows>
+  GANCOMP_INLINE void ask(int64_t row, int64_t column) const {
+    ask_rows<kRows>(plane + row * width, column);
+  }
   GANCOMP_INLINE void operator()(int64_t row, int64_t column, int64_t count, float* to) const {
     const float* from = plane + row * width + column;
     const float mean = line.mean, rstd = line.rstd, factor = scale;
     if (mask == nullptr) {
       each_in_row(count, [=](int64_t j, auto kind)
-                             GANCOMP_FORCE { store(to + j, rectified((stream_as<decltype(kind)>(from + j) - mean) * rstd)); });
+                             GANCOMP_FORCE { store(to + j, rectified((load_as<decltype(kind)>(from + j) - mean) * rstd)); });
     } else {
       const uint8_t* bytes = mask + row * width + column;
       each_in_row(count, [=](int64_t j, auto kind) GANCOMP_FORCE {
-        const auto value = rectified((stream_as<decltype(kind)>(from + j) - mean) * rstd);
+        const auto value = rectified((load_as<decltype(kind)>(from + j) - mean) * rstd);
         store(to + j, value * (mask_as(bytes + j, kind) * factor));
       });
     }
@@ -67,6 +60,8 @@ struct NormGradient {
   int64_t width;
   float rstd, slope;
 
+  template <int kRows>
+  GANCOMP_INLINE void ask(int64_t, int64_t) const {}  // norm_gradient() has just read them
   GANCOMP_INLINE void operator()(int64_t row, int64_t column, int64_t count, float* to) const {
     const float *g = grad + row * width + column, *d = normalised + row * width + column;
     const float r = rstd, s = slope;
@@ -87,27 +82,6 @@ NormGradient norm_gradient(const float* grad, const float* normalised, int64_t h
 }
 
 // --- planes -----------------------------------------------------------------------------------------------------------
-
-using Input = Window<Border::reflected>;
-
-// The depthwise convolution of a plane: emit(row, row of its block, column, value, count).
-template <typename Source, typename Emit>
-GANCOMP_INLINE void depthwise(Input& window, const Source& source, const float* kernel, int64_t height, int64_t width,
-                              const Emit& emit) {
-  each_stripe(height, width, [&](const Stripe& s) GANCOMP_FORCE {
-    window.begin();
-    const auto block = [&](auto rows, int64_t i) GANCOMP_FORCE {
-      constexpr int kRows = decltype(rows)::value;
-      const float* in = window.rows(i, i + kRows, s, source);
-      correlate<kRows, false>(in, kernel, s.width, nullptr, [&](int o, int64_t j, Vec value, int64_t count) GANCOMP_FORCE {
-        emit(i + o, o, s.begin + j, value, count);
-      });
-    };
-    int64_t i = 0;
-    for (; i + kRowBlock <= height; i += kRowBlock) block(std::integral_constant<int, kRowBlock>{}, i);
-    for (; i < height; ++i) block(std::integral_constant<int, 1>{}, i);
-  });
-}
 
 // y = IN(D(source)), with new statistics.
 template <typename Source>
@@ -157,67 +131,6 @@ void norm_backward(const float* g, const float* before, int64_t size, Line l, fl
   const double count = static_cast<double>(size);
   apply_norm_gradient(g, before, size, l, static_cast<float>(totals[0] / count),
                       static_cast<float>(totals[1] / count * static_cast<double>(l.rstd)), z);
-}
-
-// What the backward pass of a depthwise convolution works with, one per task.
-struct Windows {
-  Window<Border::zero> grad;
-  Input input;
-};
-
-// Gradients of a depthwise convolution with reflection. Adds the weight's to `weight_sums`, and hands the input's on:
-// emit(row, row of the block, column, value, count, the same place of the input).
-template <typename Grad, typename Source, typename Emit>
-GANCOMP_INLINE void depthwise_backward(Windows& windows, const Grad& grad, const Source& source, const float* w, int64_t height,
-                                       int64_t width, double (&weight_sums)[9], const Emit& emit) {
-  // The gradient is a correlation with the flipped filter.
-  float flipped[9];
-  for (int t = 0; t < 9; ++t) flipped[t] = w[8 - t];
-  Vec totals[9] = {};
-  each_stripe(height, width, [&](const Stripe& s) GANCOMP_FORCE {
-    windows.grad.begin();
-    windows.input.begin();
-    // The padding columns are copies of columns 1 and width - 2: what reaches them belongs there.
-    const int64_t second = 1 - s.begin, last_but_one = width - 2 - s.begin;
-    const bool has_second = second >= 0, has_last_but_one = last_but_one >= 0 && last_but_one < s.width;
-    alignas(64) float folded[kRowBlock][kPitch];
-    for (int o = 0; o < kRowBlock; ++o) fill_zeros(folded[o], s.width);
-    const auto block = [&](auto rows, int64_t i, const float* kernel) GANCOMP_FORCE {
-      constexpr int kRows = decltype(rows)::value;
-      const float* g = windows.grad.rows(i, i + kRows, s, grad);
-      const float* in = windows.input.rows(i, i + kRows, s, source);
-      for (int o = 0; o < kRows; ++o) {
-        if (has_second) folded[o][second] = 0;
-        if (has_last_but_one) folded[o][last_but_one] = 0;
-        for (int u = 0; u < 3; ++u) {
-          const float* row = g + (o + u) * kPitch;
-          if (has_second) folded[o][second] += kernel[3 * u + 2] * row[0];
-          if (has_last_but_one) folded[o][last_but_one] += kernel[3 * u] * row[last_but_one + 1];
-        }
-      }
-      Vec sums[9] = {};
-      add_weight_gradient<kRows>(g + kPitch, in, s.width, sums);
-      GANCOMP_UNROLL
-      for (int t = 0; t < 9; ++t) totals[t] += sums[t];
-      correlate<kRows, true>(g, kernel, s.width, folded[0], [&](int o, int64_t j, Vec value, int64_t count) GANCOMP_FORCE {
-        emit(i + o, o, s.begin + j, value, count, in + (o + 1) * kPitch + j);
-      });
-    };
-    // The padding rows are copies of rows 1 and height - 2.
-    const auto single = [&](int64_t i) GANCOMP_FORCE {
-      float kernel[9];
-      for (int t = 0; t < 9; ++t) {
-        const bool above = i == 1 && t < 3, below = i == height - 2 && t >= 6;
-        kernel[t] = flipped[t] + (above ? flipped[t + 6] : 0.0f) + (below ? flipped[t - 6] : 0.0f);
-      }
-      block(std::integral_constant<int, 1>{}, i, kernel);
-    };
-    int64_t i = 0;
-    for (; i < 2; ++i) single(i);
-    for (; i + kRowBlock <= height - 2; i += kRowBlock) block(std::integral_constant<int, kRowBlock>{}, i, flipped);
-    for (; i < height; ++i) single(i);
-  });
-  for (int t = 0; t < 9; ++t) weight_sums[t] += lane_total(totals[t]);
 }
 
 // --- the whole --------------------------------------------------------------------------------------------------------
@@ -420,7 +333,7 @@ void backward_group(const SeparableResblockBackwardParams& p, const Buffers& buf
         depthwise_backward(windows, norm, Copied{x.plane(n, c), width}, w.depthwise1 + 9 * c, height, width, weight_sums,
                            [&](int64_t i, int, int64_t j, Vec value, int64_t left, const float*) GANCOMP_FORCE {
                              const int64_t pixel = i * width + j;
-                             ask_ahead(residual + pixel);
+                             __builtin_prefetch(residual + pixel + (kRowBlock + 1) * width);
                              store_first(to + pixel, value + load_first(residual + pixel, left), left);
                            });
       }
