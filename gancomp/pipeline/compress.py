@@ -22,7 +22,7 @@ from gancomp.pipeline.summary import write_summary
 from gancomp.pipeline.supernet import SupernetRun, build_supernet, new_supernet, run_supernet
 from gancomp.pipeline.train import TrainRun, run_train
 from gancomp.search import CostModel, SearchOptions, check_reachable, profile_module
-from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions, distill_stage
+from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def _plan(run: CompressRun) -> dict[str, Any]:
     settings = SupernetRun("", "", space=run.space, separable=run.separable, data=run.data, train=run.supernet)
     supernet = build_supernet(settings, teacher, data)
     stages: dict[str, Stage] = {
-        "supernet": distill_stage(supernet, teacher, run.supernet),
+        "supernet": DistillStage(supernet, teacher, run.supernet),
         "finetune": DistillStage(supernet.extract(supernet.space.smallest), teacher, run.finetune, name="finetune"),
     }
     if "train" in shares:

@@ -15,7 +15,7 @@ from gancomp.models.resnet import hidden_slots
 from gancomp.nn import init_weights
 from gancomp.pipeline.settings import check_discriminator, open_split, plain, provenance
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
-from gancomp.train import DistillOptions, StageFolder, distill_stage, fit
+from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run_supernet(run: SupernetRun, *, progress: bool = True, stop_at: int | None
     val = open_split(run.data, "val", teacher)
     with torch.random.fork_rng(devices=[]):
         supernet = build_supernet(run, teacher, train)
-    stage = distill_stage(supernet, teacher, run.train, inherited)
+    stage = DistillStage(supernet, teacher, run.train, inherited, "supernet")
     folder.open({"verb": "supernet", **plain(run, hide=("out",))})
     record = provenance("supernet", run, teacher=Path(run.teacher), discriminator=discriminator)
     fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)

@@ -1,7 +1,6 @@
 """Training: the shared loop and its stages."""
 
 from gancomp.train.distill import DistillStage
-from gancomp.train.graphs import distill_stage
 from gancomp.train.loop import Interrupted, Stage, fit
 from gancomp.train.options import DistillOptions, TrainOptions
 from gancomp.train.state import StageFolder
@@ -15,6 +14,5 @@ __all__ = [
     "StageFolder",
     "TeacherStage",
     "TrainOptions",
-    "distill_stage",
     "fit",
 ]
