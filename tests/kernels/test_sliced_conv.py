@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gancomp import ops
 from gancomp.testing import LAYOUTS, assert_accurate, forward_backward, images, laid_out, poisoned_outputs, unchanged
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -53,6 +54,13 @@ class Case:
         if self.mode == "zeros":
             return F.conv2d(x, weight, bias, self.stride, self.padding)
         return F.conv2d(F.pad(x, [self.padding] * 4, mode=self.mode), weight, bias, self.stride)
+
+    def op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The op that runs these kernels."""
+        settings = {"out_channels": self.o, "stride": self.stride, "padding": self.padding, "backend": "triton"}
+        if self.transposed:
+            return ops.sliced_conv_transpose2d(x, weight, bias, output_padding=self.output_padding, **settings)
+        return ops.sliced_conv2d(x, weight, bias, padding_mode=self.mode, **settings)
 
     def ours(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, out: int | None = None, widths: Tensor | None = None
@@ -104,6 +112,9 @@ CASES = [
     Case(2, 3, mode="transpose", stride=3, kernel=(2, 5), padding=1, output_padding=2, size=(4, 6)),
     Case(18, 3, mode="transpose", stride=2, kernel=(1, 1), padding=0, size=(3, 5)),
     Case(4, 2, mode="transpose", size=(1, 1), stride=2, output_padding=1),
+    # More padding than the kernel is wide.
+    Case(2, 3, kernel=(2, 1), padding=3, stride=2),
+    Case(2, 3, mode="transpose", kernel=(2, 1), padding=3, stride=2, size=(6, 7)),
 ]
 if os.environ.get("TRITON_INTERPRET") != "1":
     CASES += [
@@ -148,6 +159,22 @@ def test_values_and_gradients(case, device):
 def test_16_bit_images(case, dtype, weights, device):
     actual = check(case, *case.tensors(device, dtype, weights=weights))
     assert [tensor.dtype for tensor in actual] == [dtype, dtype, *[weights or dtype] * 2]
+
+
+@BOTH
+def test_tf32_loses_no_more_than_its_digits(case, device, monkeypatch):
+    """As PyTorch's convolutions by default: what TF32 cuts off a factor is the measure of error."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x, weight, bias, grad = case.tensors(device, spare=0)
+
+    def cut(tensor: Tensor) -> Tensor:
+        return (tensor.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    actual = forward_backward(case.ours, grad, x, weight, bias)
+    measure = forward_backward(case.stock, cut(grad), cut(x), cut(weight), bias)
+    exact = forward_backward(case.stock, grad.double(), x.double(), weight.double(), bias.double())
+    for name, *three in zip(NAMES, actual, measure, exact, strict=True):
+        assert_accurate(*three, name)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -210,6 +237,14 @@ def test_frozen_tensors_get_no_gradient_and_change_no_other(case, device):
         case.ours(*some).backward(grad)
         assert torch.equal(some[trained].grad, gradients[trained])
         assert all(tensor.grad is None for index, tensor in enumerate(some) if index != trained)
+
+
+@BOTH
+def test_the_op_runs_these_kernels(case, device):
+    *tensors, grad = case.tensors(device)
+    expected = forward_backward(case.ours, grad, *tensors)
+    for one, other in zip(forward_backward(case.op, grad, *tensors), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @BOTH

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gancomp import ops
 from gancomp.testing import LAYOUTS, assert_accurate, forward_backward, images, laid_out, poisoned_outputs, unchanged
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -146,6 +147,21 @@ def test_channel_counts_are_read_from_the_device(statistics, device):
         assert torch.equal(mean[used:], torch.zeros_like(mean[used:]))
         assert torch.equal(variance[used:], torch.zeros_like(variance[used:]))
         assert mean[:used].isfinite().all()
+
+
+@STATISTICS
+def test_the_op_runs_these_kernels(statistics, device):
+    tensors, grad = inputs(SHAPES[1], device)
+    given = constants(SHAPES[1][1], device) if statistics == "given" else ()
+    settings = {"norm": "batch" if statistics == "batch" else "instance", "slope": 0.2, "eps": EPS, "backend": "triton"}
+
+    def op(*tensors: Tensor) -> Tensor:
+        results = ops.spade_modulate(*tensors, *given, **settings)
+        return results[0] if statistics == "batch" else results
+
+    actual = forward_backward(op, grad, *tensors)
+    expected = forward_backward(ours(statistics, 0.2), grad, *tensors)
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
 
 
 @STATISTICS
