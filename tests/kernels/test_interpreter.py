@@ -32,7 +32,16 @@ def runs(request):
 # The longest first.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["separable_resblock", "sliced_conv", "spade", "reflect_pad_depthwise_conv3x3", "instance_norm_act", "no_copies"]
+    "name",
+    [
+        "separable_resblock",
+        "sliced_conv",
+        "spade",
+        "reflect_pad_depthwise_conv3x3",
+        "instance_norm_act",
+        "no_copies",
+        "wide_step",
+    ],
 )
 def test_kernels_pass_in_the_interpreter(name: str, runs: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
     run = runs[name].result()
