@@ -188,6 +188,57 @@ struct Windows {
   Input input;
 };
 
+// What the sums of a stripe's rows begin with in a gradient: the padding rows are copies of rows 1 and rows - 2, the padding
+// columns of columns 1 and columns - 2, and what reaches them belongs there. All other sums begin with zero.
+class Folded {
+ public:
+  GANCOMP_INLINE Folded(const float* flipped, const Stripe& s)
+      : flipped_(flipped), stripe_(s), second_(1 - s.begin), last_but_one_(s.columns - 2 - s.begin) {
+    for (int o = 0; o < kRowBlock; ++o) fill_zeros(memory_[o], s.width);
+  }
+
+  // One row kPitch after the other.
+  GANCOMP_INLINE const float* rows() const { return memory_[0]; }
+
+  // Prepares row o of the block, row i of the plane; `grad` is row i - 1 in the window of the gradient.
+  GANCOMP_INLINE void prepare(int o, int64_t i, const float* grad) {
+    float* row = memory_[o];
+    if (whole_[o]) fill_zeros(row, stripe_.width);
+    const bool above = i == 1, below = i == stripe_.rows - 2;
+    whole_[o] = above || below;
+    const bool has_second = second_ >= 0, has_last_but_one = last_but_one_ >= 0 && last_but_one_ < stripe_.width;
+    float left = 0, right = 0;
+    for (int u = 0; u < 3; ++u) {
+      const float *line = grad + u * kPitch, *kernel = flipped_ + 3 * u;
+      if (has_second) left += kernel[2] * line[0];
+      if (has_last_but_one) right += kernel[0] * line[last_but_one_ + 1];
+    }
+    if (has_second) row[second_] = 0;
+    if (has_last_but_one) row[last_but_one_] = 0;
+    if (above) add(grad, flipped_ + 6, row, left, right);
+    if (below) add(grad + 2 * kPitch, flipped_, row, left, right);
+    if (has_second) row[second_] += left;
+    if (has_last_but_one) row[last_but_one_] += right;
+  }
+
+ private:
+  // What the line at the border gives to the padding row beside it, and what of that reaches the padding columns.
+  void add(const float* line, const float* kernel, float* row, float& left, float& right) const {
+    const Vec k[3] = {splat(kernel[0]), splat(kernel[1]), splat(kernel[2])};
+    for (int64_t j = 0; j < stripe_.width; j += kLanes) {
+      store(row + j, load(row + j) + k[0] * load(line + j - 1) + k[1] * load(line + j) + k[2] * load(line + j + 1));
+    }
+    left += kernel[2] * line[0];
+    if (last_but_one_ >= 0 && last_but_one_ < stripe_.width) right += kernel[0] * line[last_but_one_ + 1];
+  }
+
+  const float* flipped_;
+  const Stripe stripe_;
+  const int64_t second_, last_but_one_;
+  bool whole_[kRowBlock] = {};
+  alignas(64) float memory_[kRowBlock][kPitch];
+};
+
 // Gradients of a depthwise convolution with reflection. Adds the weight's to `weight_sums`, and hands the input's on:
 // emit(row, row of the block, column, value, count, the same place of the input).
 template <typename Grad, typename Source, typename Emit>
@@ -200,46 +251,24 @@ GANCOMP_INLINE void depthwise_backward(Windows& windows, const Grad& grad, const
   each_stripe(height, width, [&](const Stripe& s) GANCOMP_FORCE {
     windows.grad.begin();
     windows.input.begin();
-    // The padding columns are copies of columns 1 and width - 2: what reaches them belongs there.
-    const int64_t second = 1 - s.begin, last_but_one = width - 2 - s.begin;
-    const bool has_second = second >= 0, has_last_but_one = last_but_one >= 0 && last_but_one < s.width;
-    alignas(64) float folded[kRowBlock][kPitch];
-    for (int o = 0; o < kRowBlock; ++o) fill_zeros(folded[o], s.width);
-    const auto block = [&](auto rows, int64_t i, const float* kernel) GANCOMP_FORCE {
+    Folded folded(flipped, s);
+    const auto block = [&](auto rows, int64_t i) GANCOMP_FORCE {
       constexpr int kRows = decltype(rows)::value;
       const float* g = windows.grad.rows(i, i + kRows, s, grad);
       const float* in = windows.input.rows(i, i + kRows, s, source);
-      for (int o = 0; o < kRows; ++o) {
-        if (has_second) folded[o][second] = 0;
-        if (has_last_but_one) folded[o][last_but_one] = 0;
-        for (int u = 0; u < 3; ++u) {
-          const float* row = g + (o + u) * kPitch;
-          if (has_second) folded[o][second] += kernel[3 * u + 2] * row[0];
-          if (has_last_but_one) folded[o][last_but_one] += kernel[3 * u] * row[last_but_one + 1];
-        }
-      }
+      for (int o = 0; o < kRows; ++o) folded.prepare(o, i + o, g + o * kPitch);
       Vec sums[9] = {};
       add_weight_gradient<kRows>(g + kPitch, in, s.width, sums);
       GANCOMP_UNROLL
       for (int t = 0; t < 9; ++t) totals[t] += sums[t];
-      correlate<kRows, true>(g, kernel, s.width, folded[0], [&](int o, int64_t j, Vec value, int64_t count) GANCOMP_FORCE {
+      correlate<kRows, true>(g, flipped, s.width, folded.rows(), [&](int o, int64_t j, Vec value, int64_t count) GANCOMP_FORCE {
         if (o == 0) grad.template ask<kRows>(i + kRows + 1, j), source.template ask<kRows>(i + kRows + 1, j);
         emit(i + o, o, s.begin + j, value, count, in + (o + 1) * kPitch + j);
       });
     };
-    // The padding rows are copies of rows 1 and height - 2.
-    const auto single = [&](int64_t i) GANCOMP_FORCE {
-      float kernel[9];
-      for (int t = 0; t < 9; ++t) {
-        const bool above = i == 1 && t < 3, below = i == height - 2 && t >= 6;
-        kernel[t] = flipped[t] + (above ? flipped[t + 6] : 0.0f) + (below ? flipped[t - 6] : 0.0f);
-      }
-      block(std::integral_constant<int, 1>{}, i, kernel);
-    };
     int64_t i = 0;
-    for (; i < 2; ++i) single(i);
-    for (; i + kRowBlock <= height - 2; i += kRowBlock) block(std::integral_constant<int, kRowBlock>{}, i, flipped);
-    for (; i < height; ++i) single(i);
+    for (; i + kRowBlock <= height; i += kRowBlock) block(std::integral_constant<int, kRowBlock>{}, i);
+    for (; i < height; ++i) block(std::integral_constant<int, 1>{}, i);
   });
   for (int t = 0; t < 9; ++t) weight_sums[t] += lane_total(totals[t]);
 }

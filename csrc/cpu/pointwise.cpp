@@ -37,6 +37,21 @@ constexpr int64_t kStripTiles = 2;  // tiles of pixels that a task packs at a ti
 constexpr int64_t kStrip = kStripTiles * kTile;
 constexpr int64_t kDepth = 256;  // input channels that are packed at a time
 
+// What the next strip is made of, asked for while this one is worked on, some rows of pixels at a time.
+struct Ahead {
+  const float* x = nullptr;
+  int64_t stride = 0, left = 0, each = 0;
+
+  GANCOMP_INLINE void step() {
+    int64_t count = left < each ? left : each;
+    left -= count;
+    for (; count > 0; --count, x += stride) {
+      GANCOMP_UNROLL
+      for (int v = 0; v < kVecs; ++v) __builtin_prefetch(x + v * kLanes, 0, 2);
+    }
+  }
+};
+
 struct Product {
   const float* a;  // first row
   int64_t a_stride;
@@ -47,6 +62,7 @@ struct Product {
   int64_t y_stride;
   int64_t width;  // pixels
   bool add;       // to what y holds, instead of the bias
+  Ahead ahead;
 };
 
 template <bool kByRow, int kR, int kV>
@@ -82,6 +98,7 @@ void tile_of_width(const Product& p) {
 template <bool kByRow, int kR>
 void rows(Product& p, int64_t count) {
   for (; count >= kR; count -= kR) {
+    p.ahead.step();
     tile_of_width<kByRow, kR>(p);
     p.a += kR * (kByRow ? p.a_stride : 1);
     p.y += kR * p.y_stride;
@@ -122,6 +139,9 @@ void strip(const ConstImages& x, const ConstMatrix& weight, const float* bias, c
       p.y = y.plane(n, 0) + begin + at, p.y_stride = y.stride_c;
       p.width = width - at < kTile ? width - at : kTile;
       p.add = first > 0;
+      if (begin + at + kStrip + kTile <= pixels) {
+        p.ahead = {x.plane(n, first) + begin + at + kStrip, x.stride_c, depth, (depth * kRows + y.c - 1) / y.c};
+      }
       rows<kByRow, kRows>(p, y.c);
     }
   }

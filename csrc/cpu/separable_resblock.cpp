@@ -135,8 +135,10 @@ void norm_backward(const float* g, const float* before, int64_t size, Line l, fl
 
 // --- the whole --------------------------------------------------------------------------------------------------------
 
-Images dense(float* data, int64_t images, int64_t channels, const ConstImages& like) {
-  return {data, images, channels, like.h, like.w, channels * like.plane_size(), like.plane_size()};
+// Planes of the workspace.
+Images work(float* data, int64_t images, int64_t channels, const ConstImages& like) {
+  const int64_t stride = separable_resblock_stride(like);
+  return {data, images, channels, like.h, like.w, channels * stride, stride};
 }
 
 ConstImages readable(const Images& v) { return {v.data, v.n, v.c, v.h, v.w, v.stride_n, v.stride_c}; }
@@ -190,8 +192,8 @@ void forward_group(const SeparableResblockParams& p, const Group& group, const E
   const ConstImages x = group.of(p.x);
   const Images y = group.of(p.y);
   float* const spare = p.workspace + separable_resblock_planes(p.x, channels > hidden ? channels : hidden);
-  const Images d1 = dense(p.workspace, images, channels, x), d2 = dense(p.workspace, images, hidden, x);
-  const Images z1 = p.z1.data == nullptr ? dense(spare, images, hidden, x) : group.of(p.z1);
+  const Images d1 = work(p.workspace, images, channels, x), d2 = work(p.workspace, images, hidden, x);
+  const Images z1 = p.z1.data == nullptr ? work(spare, images, hidden, x) : group.of(p.z1);
   const Images z2 = p.z2.data == nullptr ? y : group.of(p.z2);
 
   executor.parallel_for(images * channels, [&](int64_t begin, int64_t end) {
@@ -266,7 +268,7 @@ void backward_group(const SeparableResblockBackwardParams& p, const Buffers& buf
   };
 
   // The gradient of P2's output, and its input again.
-  const Images grad_z2 = dense(buffers.of_x, images, channels, x), d2 = dense(buffers.of_hidden, images, hidden, x);
+  const Images grad_z2 = work(buffers.of_x, images, channels, x), d2 = work(buffers.of_hidden, images, hidden, x);
   executor.parallel_for(images * (channels + hidden), [&](int64_t begin, int64_t end) {
     Input window;
     each_plane(begin, end, channels + hidden, [&](int64_t n, int64_t plane) {
@@ -280,8 +282,8 @@ void backward_group(const SeparableResblockBackwardParams& p, const Buffers& buf
     });
   });
   if (weights) pointwise_weight_sums(readable(grad_z2), readable(d2), first, buffers.sums2, executor);
-  const Images grad_d2 = dense(buffers.grad_hidden, images, hidden, x);
-  const Images grad_z1 = in_place ? grad_d2 : dense(buffers.apart_hidden, images, hidden, x);
+  const Images grad_d2 = work(buffers.grad_hidden, images, hidden, x);
+  const Images grad_z1 = in_place ? grad_d2 : work(buffers.apart_hidden, images, hidden, x);
   pointwise(readable(grad_z2), transposed(w.pointwise2), nullptr, grad_d2, executor);
 
   // From there to P1's output, and its input again where grad_z2 was. A task has a channel in all images.
@@ -319,8 +321,8 @@ void backward_group(const SeparableResblockBackwardParams& p, const Buffers& buf
   });
   if (weights) pointwise_weight_sums(readable(grad_z1), readable(d1), first, buffers.sums1, executor);
 
-  const Images grad_x = p.grad_x.data == nullptr ? dense(buffers.apart_x, images, channels, x) : group.of(p.grad_x);
-  const Images grad_d1 = in_place ? grad_x : dense(buffers.apart_x, images, channels, x);
+  const Images grad_x = p.grad_x.data == nullptr ? work(buffers.apart_x, images, channels, x) : group.of(p.grad_x);
+  const Images grad_d1 = in_place ? grad_x : work(buffers.apart_x, images, channels, x);
   pointwise(readable(grad_z1), transposed(w.pointwise1), nullptr, grad_d1, executor);
   executor.parallel_for(channels, [&](int64_t begin, int64_t end) {
     Windows windows;

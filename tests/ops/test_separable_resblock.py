@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -106,12 +107,43 @@ def with_inactive_parts(weight: Tensor) -> Tensor:
     return full
 
 
+# Dimensions of the tensors that turn together without changing what is computed; but the order of the sums changes.
+TURNS = {
+    "rows": {"x": 2, "depthwise1": 2, "depthwise2": 2, "mask": 2},
+    "columns": {"x": 3, "depthwise1": 3, "depthwise2": 3, "mask": 3},
+    "stream": {"x": 1, "depthwise1": 0, "pointwise1": 1, "pointwise2": 0},
+    "hidden": {"pointwise1": 0, "depthwise2": 0, "pointwise2": 1, "mask": 1},
+}
+
+
+def turned(tensor: Tensor, name: str, turns: tuple[str, ...]) -> Tensor:
+    return tensor.flip([TURNS[turn][name] for turn in turns if name in TURNS[turn]])
+
+
+def measured(
+    grad: Tensor, tensors: list[Tensor], mask: Tensor | None, hidden: int, exact: list[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """PyTorch's results and the exact ones. Of a plane of few pixels, divided by almost nothing, one error says little: the
+    largest of sixteen orders of the same sums is taken."""
+    worst: list[Tensor] = []
+    for turns in itertools.chain.from_iterable(itertools.combinations(TURNS, count) for count in range(5)):
+        inputs = [turned(tensor, name, turns) for name, tensor in zip(NAMES, tensors, strict=True)]
+        other = None if mask is None else turned(mask, "mask", turns)
+        results = forward_backward(stock(other, hidden), turned(grad, "x", turns), *inputs)
+        results = [turned(result, name, turns) for name, result in zip(("x", *NAMES), results, strict=True)]
+        worst = [
+            max(pair, key=lambda result, truth=truth: float((result.double() - truth).abs().max()))
+            for truth, *pair in zip(exact, results, worst or results, strict=True)
+        ]
+    return zip(worst, exact, strict=True)
+
+
 def check(actual: list[Tensor], grad: Tensor, tensors: list[Tensor], mask: Tensor | None, hidden: int) -> None:
     """Compare a result and gradients with the float64 reference; PyTorch's own error is the measure."""
     exact = forward_backward(specified(mask, hidden), grad.double(), *(tensor.double() for tensor in tensors))
-    measure = forward_backward(stock(mask, hidden), grad, *tensors)
-    for name, *three in zip(["y", *(f"gradient of {name}" for name in NAMES)], actual, measure, exact, strict=True):
-        assert_accurate(*three, name)
+    names = ["y", *(f"gradient of {name}" for name in NAMES)]
+    for name, ours, (measure, truth) in zip(names, actual, measured(grad, tensors, mask, hidden, exact), strict=True):
+        assert_accurate(ours, measure, truth, name)
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -270,7 +302,7 @@ def test_dropout(backend):
 
     def run(dropout: float, seed: int | None = None) -> Tensor:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return ops.separable_resblock(x, *parameters, dropout=dropout, generator=generator, backend=backend)
+        return ops.separable_resblock(x, *parameters, dropout=dropout, eps=EPS, generator=generator, backend=backend)
 
     mask = torch.empty(2, 40, 16, 16, dtype=torch.uint8)
     mask.bernoulli_(1 - 0.25, generator=torch.Generator().manual_seed(7))
@@ -302,22 +334,23 @@ def test_nothing_is_copied():
     wide = images(2, 8, 16, 16)
     parameters = [weight.requires_grad_() for weight in map(with_inactive_parts, weights(channels, hidden))]
     of_x, of_hidden, statistics = 2 * channels * pixels * 4, 2 * hidden * pixels * 4, 2 * 2 * (channels + hidden) * 2 * 4
-    sums = 2 * 8 * 8 * 48 * 4  # of two weights: in 8 parts, of 8 rows and 48 columns
+    # The workspace: planes an odd number of cache lines apart; sums of two weights in 8 parts, of 8 rows and 48 columns.
+    work_x, work_hidden, sums = 2 * channels * 17 * 64, 2 * hidden * 17 * 64, 2 * 8 * 8 * 48 * 4
     results: list[Tensor] = []
 
     def forward(x: Tensor) -> None:
         results.append(ops.separable_resblock(x, *parameters, hidden=hidden, backend="cpu"))
 
     with torch.no_grad():
-        assert allocations(lambda: forward(wide[:, :channels])) == [of_x, 2 * of_hidden]
+        assert allocations(lambda: forward(wide[:, :channels])) == [of_x, 2 * work_hidden]
     leaf = wide.requires_grad_()
     x = leaf[:, :channels]
-    assert allocations(lambda: forward(x)) == [of_x, of_hidden, of_x, statistics, of_hidden]
+    assert allocations(lambda: forward(x)) == [of_x, of_hidden, of_x, statistics, work_hidden]
     grad = images(2, channels, 16, 16, seed=1)
     gradients: list[Tensor] = []
     made = allocations(lambda: gradients.extend(torch.autograd.grad(results[1], [x, *parameters], grad, retain_graph=True)))
     full = [weight.numel() * 4 for weight in parameters]
-    assert made == [of_x, *full, of_x + 2 * of_hidden + sums]
+    assert made == [of_x, *full, work_x + 2 * work_hidden + sums]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         forward(x)
         torch.autograd.backward(results[2], grad, inputs=parameters)
@@ -374,7 +407,7 @@ def test_opcheck(layout, requires_grad):
 def test_torch_compile_takes_it_whole(layout):
     grad, tensors, _ = inputs((2, 3, 5, 4), 4, False, layout)
     torch._dynamo.reset()
-    compiled = torch.compile(ops.separable_resblock, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda *t: ops.separable_resblock(*t, eps=EPS), backend="aot_eager", fullgraph=True)
     for one, other in zip(
         forward_backward(compiled, grad, *tensors), forward_backward(native(None, 4), grad, *tensors), strict=True
     ):
@@ -386,7 +419,7 @@ def test_autocast_runs_the_float32_kernels(dtype):
     grad, (x, *parameters), _ = inputs((2, 3, 5, 7), 4)
     small = x.to(dtype)
     with torch.autocast("cpu", dtype):
-        y, *gradients = forward_backward(lambda *t: ops.separable_resblock(*t, backend="cpu"), grad, small, *parameters)
+        y, *gradients = forward_backward(lambda *t: ops.separable_resblock(*t, eps=EPS), grad, small, *parameters)
         assert "cpu: runs" in ops.explain("separable_resblock", small, *parameters)
     assert torch.equal(y, native(None, 4)(small.float(), *parameters))
     assert [gradient.dtype for gradient in gradients] == [dtype, *[torch.float32] * 4]

@@ -138,13 +138,18 @@ struct SeparableResblockBackwardParams {
   float* workspace = nullptr;  // separable_resblock_backward_workspace() floats, aligned to 64 bytes
 };
 
-// Images that the block works on at a time, so that what lies between its steps stays in cache; floats of their planes.
+// Images that the block works on at a time, so that what lies between its steps stays in cache.
 inline __attribute__((always_inline)) int64_t separable_resblock_images(const ConstImages& x) {
   const int64_t images = x.plane_size() < 4096 ? 4096 / x.plane_size() : 1;
   return images < x.n ? images : x.n > 0 ? x.n : 1;
 }
+// Floats between planes of the workspace: an odd number of cache lines, so that the same pixels of many planes do not meet in a
+// few sets of a cache; and of all planes of so many channels.
+inline __attribute__((always_inline)) int64_t separable_resblock_stride(const ConstImages& x) {
+  return ((x.plane_size() + 15) / 16 | 1) * 16;
+}
 inline __attribute__((always_inline)) int64_t separable_resblock_planes(const ConstImages& x, int64_t channels) {
-  return (separable_resblock_images(x) * channels * x.plane_size() + 15) / 16 * 16;
+  return separable_resblock_images(x) * channels * separable_resblock_stride(x);
 }
 inline __attribute__((always_inline)) int64_t separable_resblock_workspace(const SeparableResblockParams& p) {
   const int64_t widest = p.x.c > p.hidden ? p.x.c : p.hidden;
