@@ -36,8 +36,8 @@ void transform(const Row& r) {
     const Vec scale = kNorm ? load(r.scale + lane) : Vec{};
     const Vec shift = kNorm ? load(r.shift + lane) : Vec{};
     const Vec slope = splat(r.slope);
-    const float *x = r.x + lane, *residual = r.residual + lane;
-    float *y = r.y + lane, *kept = r.kept + lane;
+    const float *x = r.x + lane, *residual = kResidual ? r.residual + lane : nullptr;
+    float *y = r.y + lane, *kept = kKept ? r.kept + lane : nullptr;
     for (int64_t i = 0; i < static_cast<int64_t>(r.width) * kBlock; i += kBlock) {
       Vec value = load(x + i);
       if (kNorm) value = (value - mean) * scale + shift;

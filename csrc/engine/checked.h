@@ -15,26 +15,24 @@ namespace gancomp::engine {
 
 [[noreturn]] inline void fail_format(const std::string& message) { fail(EngineError::Code::format, message); }
 
-// The text on one line and at most 80 bytes of it; the text must be UTF-8 and so is the result.
+// The text on one line and at most 80 bytes of it, control characters as \x1f; the text must be UTF-8 and so is the result.
 inline std::string one_line(const std::string& text) {
   constexpr size_t kMax = 80;
-  size_t length = text.size();
-  if (length > kMax) {
-    length = kMax;
-    while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0) == 0x80) --length;
-  }
   std::string result;
-  for (size_t i = 0; i < length; ++i) {
+  for (size_t i = 0, next; i < text.size(); i = next) {
+    next = i + 1;
+    while (next < text.size() && (static_cast<unsigned char>(text[next]) & 0xC0) == 0x80) ++next;
+    std::string character = text.substr(i, next - i);
     const unsigned char c = static_cast<unsigned char>(text[i]);
     if (c < 0x20 || c == 0x7F) {
       char escape[8];
       std::snprintf(escape, sizeof(escape), "\\x%02x", c);
-      result += escape;
-    } else {
-      result += text[i];
+      character = escape;
     }
+    if (result.size() + character.size() > kMax) return result + "...";
+    result += character;
   }
-  return length < text.size() ? result + "..." : result;
+  return result;
 }
 
 inline std::string in_quotes(const std::string& text) { return "'" + one_line(text) + "'"; }

@@ -374,6 +374,10 @@ void test_container_errors() {
   expect_format(File::with_header(R"({"__metadata__":{"a":1}})", ""), "metadata 'a' is a number");
   expect_format(File::with_header("{\"a\\n\\u0000b\":1}", ""), "'a\\x0a\\x00b'");
   expect_format(File::with_header("{\"" + std::string(1000, 'a') + "\":1}", ""), std::string(80, 'a') + "...'");
+  std::string wide_names;  // of characters that take several in a message
+  for (int i = 0; i < 100; ++i) wide_names += "\x7F";
+  expect_format(File::with_header("{\"" + wide_names + "\":{\"" + wide_names + "\":1}}", ""), "\\x7f...': unknown field '\\x7f");
+  expect_format(File::with_header("{\"" + std::string(79, 'a') + "\xC3\xA4\":1}", ""), std::string(79, 'a') + "...'");
 
   where = "offsets";
   const std::string name = "model.4.weight", quoted = "'model.4.weight'";
