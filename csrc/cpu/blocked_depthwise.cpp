@@ -5,6 +5,7 @@ namespace gancomp::GANCOMP_ISA_NAME {
 namespace {
 
 constexpr int kPixels = kRegisters == 32 ? 4 : 2;
+constexpr int kSamples = 8;
 
 template <int kCount, bool kExtremes>
 GANCOMP_INLINE void pixels(const float* x, int64_t x_row, const Vec (&weight)[9], Vec start, float* y, Statistics& sums) {
@@ -37,10 +38,15 @@ void strip(const BlockedDepthwiseParams& p) {
     Vec weight[9];
     for (int k = 0; k < 9; ++k) weight[k] = load(p.weight + k * kBlock + lane);
     const Vec start = p.bias == nullptr ? Vec{} : load(p.bias + lane);
-    // The first output is as good a pivot as any: the sums are of differences within one strip.
     Statistics sums, unused;
-    pixels<1, false>(p.x + lane, p.x_row, weight, start, p.y + lane, unused);
-    sums.pivot = load(p.y + lane);
+    // The pivot is the mean of a few outputs all over the strip: one of them may be far from the others, at a border for
+    // example, and the variance would lose the digits of that distance.
+    for (int64_t i = 0; i < kSamples; ++i) {
+      float sample[kLanes];
+      const int64_t row = i * p.rows / kSamples, column = (2 * i + 1) * p.width / (2 * kSamples);
+      pixels<1, false>(p.x + row * p.x_row + column * kBlock + lane, p.x_row, weight, start, sample, unused);
+      sums.pivot += load(sample) * (1.0f / kSamples);
+    }
     for (int i = 0; i < p.rows; ++i) {
       const float* x = p.x + i * p.x_row + lane;
       float* y = p.y + i * p.y_row + lane;

@@ -97,7 +97,7 @@ void strip(const Int8ConvParams& p, int out_block, const int8_t* weight) {
     t.y = p.y + out_block * p.y_block + r * p.y_row;
     sums.begin();
     row<kVecs, kStep, kMaxPixels>(t, p.width);
-    sums.end();
+    sums.end(p.width);
   }
 }
 

@@ -47,6 +47,11 @@ GANCOMP_INLINE void hold(Vec& v) {
   static_cast<void>(v);
 #endif
 }
+// The same of a number or pointer; what the compiler knew of its value it does not know behind this.
+template <typename T>
+GANCOMP_INLINE void hold(T& value) {
+  asm("" : "+r"(value));
+}
 // A vector that is used several times in a row: loaded once, where the compiler would read memory at every use.
 GANCOMP_INLINE Vec load_once(const float* p) {
   Vec v = load(p);
@@ -82,6 +87,15 @@ struct Statistics {
     squares += part.squares;
     low = min(low, part.low);
     high = max(high, part.high);
+  }
+  // Moves the pivot to the mean of the `count` values so far.
+  GANCOMP_INLINE void recentre(int64_t count) {
+    const float n = static_cast<float>(count);
+    const Vec old = pivot;
+    pivot += sum / n;
+    const Vec moved = pivot - old;
+    squares -= moved * (2.0f * sum - n * moved);
+    sum -= n * moved;
   }
   GANCOMP_INLINE void load_from(const ChannelSums& at, int lane) {
     pivot = load(at.pivot + lane), sum = load(at.sum + lane), squares = load(at.squares + lane);
@@ -123,17 +137,24 @@ GANCOMP_INLINE void add_tile(const Vec (&values)[kVecs][kPixels], const ChannelS
   }
 }
 
-// The sums of one row after the other of a strip, where its tiles add to them.
+// The sums of one row after the other of a strip, where its tiles add to them. The pivot is the mean of the first tile and then
+// of the first row: far from the strip's mean, the variance would lose the digits of that distance.
 template <int kVecs>
 class RowSums {
  public:
-  // `strip`: sums of the strip, which has none yet if `first`.
-  GANCOMP_INLINE RowSums(const ChannelSums& strip, bool first) : strip_(strip), first_(first) {
+  // `strip`: sums of the strip, which has none yet if `first`. `centred`: the pivot is zero.
+  GANCOMP_INLINE RowSums(const ChannelSums& strip, bool first, bool centred = false)
+      : strip_(strip), first_(first && !centred) {
     if (strip.pivot == nullptr) return;
+    if (first && centred) {
+      for (int lane = 0; lane < kVecs * kLanes; lane += kLanes) Statistics().store_to(strip, lane);
+    }
     row_.pivot = values_[0], row_.sum = values_[1], row_.squares = values_[2];
     if (strip.low != nullptr) row_.low = values_[3], row_.high = values_[4];
   }
 
+  // Whether the next tile chooses the pivot.
+  GANCOMP_INLINE bool first() const { return first_; }
   // Null: no statistics are wanted.
   GANCOMP_INLINE const ChannelSums* row() const { return strip_.pivot == nullptr ? nullptr : &row_; }
 
@@ -146,12 +167,16 @@ class RowSums {
     }
   }
 
-  GANCOMP_INLINE void end() {
+  GANCOMP_INLINE void end(int64_t width) {
     if (strip_.pivot == nullptr) return;
     for (int lane = 0; lane < kVecs * kLanes; lane += kLanes) {
       Statistics total, row;
       row.load_from(row_, lane);
-      if (!first_) total.load_from(strip_, lane);
+      if (first_) {
+        row.recentre(width);
+      } else {
+        total.load_from(strip_, lane);
+      }
       total.pivot = row.pivot;
       total.add(row);
       total.store_to(strip_, lane);

@@ -70,7 +70,10 @@ void winograd_output(const WinogradOutputParams& p) {
         for (int r = 0; r < kTile; ++r) output_1d(t + r * kSide, 1, y + r * kTile, 1);
         const int rows = p.rows - i * kTile < kTile ? p.rows - i * kTile : kTile;
         const int columns = p.width - j * kTile < kTile ? p.width - j * kTile : kTile;
-        if (i == 0 && j == 0) sums.pivot = y[0] + bias;
+        if (i == 0 && j == 0) {
+          for (const Vec& value : y) sums.pivot += value * (1.0f / (kTile * kTile));
+          sums.pivot += bias;
+        }
         Statistics tile;
         tile.pivot = sums.pivot;
         for (int r = 0; r < rows; ++r) {
@@ -84,6 +87,7 @@ void winograd_output(const WinogradOutputParams& p) {
         }
         sums.add(tile);
       }
+      if (i == 0) sums.recentre(static_cast<int64_t>(p.rows < kTile ? p.rows : kTile) * p.width);
     }
     if (p.sums.pivot != nullptr) sums.store_to(p.sums, lane);
   }

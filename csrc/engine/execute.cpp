@@ -116,18 +116,25 @@ Execution::Norm Execution::norm_of(int index, float* params) const {
   return Norm{merge.mean, merge.scale, merge.shift, merge.low, merge.high};
 }
 
-// A 1x1 convolution of (x - mean) * scale is one of x with its weights scaled; what the mean adds to every pixel of a channel
-// the norm behind the convolution takes away again.
+// A 1x1 convolution of (x - mean) * scale is one of x with its weights scaled, and a bias. The norm behind the convolution
+// would take that away again, but without it the outputs were far from zero, and so were the sums of their squares from their
+// variance.
 void Execution::fold_weights(const Step& step, const Norm& norm, float* to) const {
   const float* from = step.weight.data();
   const int out_channels = step.out_blocks() * kBlock;
-  float* at = to;
+  float *at = to, *bias = to + step.weight.size();
   for (int group = 0; group < out_channels; group += kGroup * kBlock) {
     const int width = std::min(kGroup * kBlock, out_channels - group);
+    float means[kGroup * kBlock] = {};
     for (int c = 0; c < step.in_channels; ++c, from += width, at += width) {
-      const float scale = norm.scale[c];
-      for (int o = 0; o < width; ++o) at[o] = from[o] * scale;
+      const float scale = norm.scale[c], mean = norm.mean[c];
+      for (int o = 0; o < width; ++o) {
+        const float weight = from[o] * scale;
+        at[o] = weight;
+        means[o] += weight * mean;
+      }
     }
+    for (int o = 0; o < width; ++o) *bias++ = -means[o];
   }
 }
 
@@ -243,6 +250,8 @@ void Execution::pointwise(const Task& task) const {
   c.x = arena_ + in.data + task.begin * in.row_stride();
   c.x_block = in.block_stride(), c.x_row = in.row_stride();
   c.weight = task.scratch;
+  c.bias = task.scratch + task.step.weight.size();
+  c.centred = true;
   // Rows follow one another without borders: one long row.
   c.width *= c.rows;
   c.rows = 1;

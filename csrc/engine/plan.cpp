@@ -229,7 +229,7 @@ class Planner {
       p.int8_in = add(channels), p.int8_inverse = add(channels);
       p.int8_out = add(step.out_blocks() * kBlock);
     } else if (step.kind == Step::Kind::pointwise) {
-      scratch = static_cast<int64_t>(step.weight.size());
+      scratch = static_cast<int64_t>(step.weight.size()) + step.out_blocks() * kBlock;
     }
     if (step.kind == Step::Kind::head) {
       p.head_sums = scratch;

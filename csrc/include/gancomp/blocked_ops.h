@@ -81,8 +81,9 @@ struct BlockedConvParams {
   int64_t y_block = 0, y_row = 0;
   int y_pixel = kBlock;  // 2 * kBlock for a phase of a transposed convolution
   int rows = 0, width = 0;
-  ChannelSums sums;   // added to, except where `first`
-  bool first = true;  // whether this call begins the strip's sums
+  ChannelSums sums;      // added to, except where `first`
+  bool first = true;     // whether this call begins the strip's sums
+  bool centred = false;  // whether y is known to be about zero in the mean, which is the best pivot
 };
 
 // Depthwise 3x3 of one block of gathered rows.
