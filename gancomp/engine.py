@@ -56,9 +56,9 @@ class Engine:
         model: path of a ``.safetensors`` file that gancomp wrote (``gancomp export`` makes one of other files), or its bytes.
         threads: that run an image, the caller's included; 0 takes ``GANCOMP_NUM_THREADS``, or else one per processor.
         precision: ``f32``, or ``int8``: 8-bit weights and activations in the convolutions where that is faster and harmless. It
-            changes the images a little, and needs a processor with AVX-512 VNNI.
-        isa: instruction set of the kernels: ``portable``, ``avx2``, ``avx512``, ``neon``; None takes ``GANCOMP_ISA``, or else
-            the best of this processor.
+            changes the images a little (docs/engine.md), and needs a processor with AVX-512 VNNI. There is no ``f16``.
+        isa: instruction set of the kernels: ``portable``, ``avx2``, ``avx512``, ``avx512vnni``, ``neon``; None takes
+            ``GANCOMP_ISA``, or else the best of this processor.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -72,6 +72,10 @@ class Engine:
         self, model: str | os.PathLike[str] | bytes, *, threads: int = 0, precision: str = "f32", isa: str | None = None
     ) -> None:
         native, threads = _library().Engine, _threads(threads)
+        if precision == "f16":
+            raise ConfigError(
+                "precision='f16': not built, for want of a processor with 16-bit arithmetic to try it on; expected f32 or int8"
+            )
         if precision not in PRECISIONS:
             raise ConfigError(f"precision={precision!r}: expected {' or '.join(PRECISIONS)}")
         if isa is not None and not isinstance(isa, str):

@@ -375,6 +375,9 @@ class Compiler {
   // only a norm behind takes away. Transposed convolutions stay as they are: they took 3 % of the time and 8 dB of the quality
   // of a published generator.
   bool quantizes(const Node& node, const Step& step) const {
+    // A sum of more products of the largest bytes would not fit 32 bits.
+    constexpr int64_t kMostProducts = INT32_MAX / (255 * 128);
+    if (static_cast<int64_t>(node.in_channels) * node.kernel * node.kernel > kMostProducts) return false;
     if (step.kind == Step::Kind::depthwise || step.kind == Step::Kind::transposed) return false;
     if (step.reads_image()) {
       return program_.image_pixel != kBlock && node.padding_mode != Padding::zero && node.instance_norm;

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from gancomp import Engine
+from gancomp.errors import CheckpointError
 
 from .native import ROOT, build, run
 
-CORPUS = ROOT / "tests" / "fuzz" / "corpus"
+CORPUS, REGRESSIONS = ROOT / "tests" / "fuzz" / "corpus", ROOT / "tests" / "fuzz" / "regressions"
 SECONDS = 60
 
 
@@ -23,6 +24,13 @@ def test_every_seed_is_a_good_file(path: Path) -> None:
     assert Engine(path).parameters > 0
 
 
+@pytest.mark.parametrize("path", sorted(REGRESSIONS.iterdir()), ids=lambda path: path.name)
+def test_what_a_fuzzer_once_found_is_refused_in_few_words(path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        Engine(path)
+    assert len(str(caught.value)) - len(str(path)) < 512
+
+
 @pytest.mark.slow
 def test_no_file_harms_the_reader(tmp_path: Path) -> None:
     """Another minute of random damage in every run; libFuzzer, which sees what is covered, is for longer ones."""
@@ -30,7 +38,7 @@ def test_no_file_harms_the_reader(tmp_path: Path) -> None:
         "fuzz_model_file"
     )
     seed = random.SystemRandom().randrange(2**31)
-    done = run(fuzzer, CORPUS, f"-max_total_time={SECONDS}", f"-seed={seed}", cwd=tmp_path)
+    done = run(fuzzer, CORPUS, REGRESSIONS, f"-max_total_time={SECONDS}", f"-seed={seed}", cwd=tmp_path)
     culprit = tmp_path / "crash-input"
     content = base64.b64encode(culprit.read_bytes()).decode() if culprit.exists() else "none"
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}\nthe input in base64: {content}"
