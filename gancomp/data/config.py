@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gancomp.errors import ConfigError
@@ -13,12 +13,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Paired images: inputs and the outputs they should become."""
+    """Images: inputs and the outputs they should become, or an input and an output side without pairs."""
 
     root: str = "synthetic"
     """Folder of the images, or `synthetic` for the embedded edges->shapes set."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which side is the input: A is the left half (or the A folder), B the right."""
+    unpaired: bool = False
+    """A and B belong together as two sets only: counts and names are free. A paired layout can be used so, too."""
     load_size: int = 286
     """Side in pixels to which images are resized before a random crop (training)."""
     crop_size: int = 256
@@ -30,7 +32,7 @@ class DataConfig:
     out_channels: int = 3
     """1 (grey) or 3 (RGB)."""
     max_images: int = 0
-    """Use at most this many images of every split; 0 uses all."""
+    """Use at most this many images of every split (unpaired: of each side); 0 uses all."""
     synthetic_train: int = 512
     """Training pairs of the embedded set."""
     synthetic_test: int = 64
@@ -39,6 +41,15 @@ class DataConfig:
     """Memory in MB for decoded images; what does not fit is decoded again every time."""
     seed: int = 233
     """Seed of held-out splits and of the embedded set."""
+
+    def reversed(self) -> DataConfig:
+        """The same images with input and output exchanged."""
+        return replace(
+            self,
+            direction="BtoA" if self.direction == "AtoB" else "AtoB",
+            in_channels=self.out_channels,
+            out_channels=self.in_channels,
+        )
 
     def __post_init__(self) -> None:
         if self.direction not in ("AtoB", "BtoA"):

@@ -1,7 +1,8 @@
-"""Paired data sets: folders of images in the layouts of pix2pix, and the embedded synthetic set.
+"""Data sets: folders of images in the layouts of pix2pix and CycleGAN, and the embedded synthetic set.
 
 Layouts: ``ROOT/{train,val,test}/`` of side-by-side images A|B; ``ROOT/trainA`` and ``ROOT/trainB`` (likewise val, test) or
-``ROOT/A/train`` and ``ROOT/B/train`` with equal file names; or side-by-side images (or ``ROOT/A`` and ``ROOT/B``) directly.
+``ROOT/A/train`` and ``ROOT/B/train``; or side-by-side images (or ``ROOT/A`` and ``ROOT/B``) directly. In two folders pairs have
+equal file names; unpaired (:mod:`gancomp.data.unpaired`), names and counts are free.
 
 "val" chooses checkpoints and configurations, "test" is only reported. With one held-out folder, that is the test split and a
 tenth of the training images (at most 200) is held out for "val"; with none, both are held out.
@@ -9,12 +10,14 @@ tenth of the training images (at most 200) is held out for "val"; with none, bot
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,27 +28,36 @@ from gancomp.data.config import DataConfig, Split
 from gancomp.data.images import EXTENSIONS, read_image, to_tensor
 from gancomp.errors import ConfigError, DataError
 
+ItemT = TypeVar("ItemT")
+PicturesT = TypeVar("PicturesT", bound=tuple[Image.Image, ...])
+
 
 @dataclass(frozen=True)
 class Pair:
-    """One input [C, H, W] and its target [C', H, W], float32 in [-1, 1]."""
+    """One input [C, H, W] and its target [C', H, W], float32 in [-1, 1].
+
+    Where ``paired`` is False the target is some image of the output side, not what the input should become.
+    """
 
     input: Tensor
     target: Tensor
     name: str
+    paired: bool = True
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs [N, C, H, W], targets [N, C', H, W] in [-1, 1], and the names of the pairs."""
+    """Inputs [N, C, H, W], targets [N, C', H, W] in [-1, 1], and the names of the inputs; ``paired`` as of :class:`Pair`."""
 
     input: Tensor
     target: Tensor
     names: tuple[str, ...]
+    paired: bool = True
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
-        return Batch(self.input.to(device, non_blocking=True), self.target.to(device, non_blocking=True), self.names)
+        input, target = (images.to(device, non_blocking=True) for images in (self.input, self.target))
+        return Batch(input, target, self.names, self.paired)
 
 
 def stack_pairs(pairs: list[Pair]) -> Batch:
@@ -54,28 +66,32 @@ def stack_pairs(pairs: list[Pair]) -> Batch:
         torch.stack([pair.input for pair in pairs]),
         torch.stack([pair.target for pair in pairs]),
         tuple(pair.name for pair in pairs),
+        all(pair.paired for pair in pairs),
     )
 
 
-class PairedDataset(ABC):
-    """A fixed list of pairs.
+class ImageDataset(ABC):
+    """A fixed list of inputs, each with a target.
 
     Attributes:
         config: sizes, channels, direction.
         split: which split this is.
-        names: the pairs' names, in order.
+        names: the inputs' names, in order.
+        paired: whether a target is what its input should become, or some image of the output side.
     """
+
+    paired: bool
 
     def __init__(self, config: DataConfig, split: Split, names: list[str]) -> None:
         self.config, self.split = config, split
-        self.names = names[: config.max_images] if config.max_images else names
+        self.names = first_images(config, names)
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the pairs are: names, sizes, direction (not of pixels)."""
+        """A hash of what the images are: names, sizes, direction (not of pixels)."""
         c = self.config
         key = [self.split, c.direction, str(c.crop_size), str(c.in_channels), str(c.out_channels), self.source(), *self.names]
         return hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
@@ -85,48 +101,96 @@ class PairedDataset(ABC):
         return ""
 
     @abstractmethod
-    def pictures(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """A and B of a pair as 8-bit pictures of one size, in the channels the configuration asks for."""
-
     def load(self, index: int, rng: np.random.Generator | None = None) -> Pair:
-        """One pair; with ``rng`` augmented for training, without resized to ``crop_size`` for evaluation.
-
-        Training: both sides are resized to ``load_size`` (bicubic), cut at one random place and flipped together.
+        """One input and its target; with ``rng`` augmented for training, without resized to ``crop_size`` for evaluation.
 
         Raises:
             DataError: a file is damaged or does not fit; the message names it.
         """
-        a, b = self.pictures(index)
-        c = self.config
-        size = c.crop_size if rng is None else c.load_size
-        a, b = (p if p.size == (size, size) else p.resize((size, size), Image.Resampling.BICUBIC) for p in (a, b))
-        if rng is not None:
-            x, y = (int(v) for v in rng.integers(0, c.load_size - c.crop_size + 1, 2))
-            box = (x, y, x + c.crop_size, y + c.crop_size)
-            a, b = a.crop(box), b.crop(box)
-            if c.flip and rng.random() < 0.5:
-                a, b = (p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for p in (a, b))
-        source, target = (a, b) if c.direction == "AtoB" else (b, a)
+
+    @property
+    @abstractmethod
+    def target_count(self) -> int:
+        """Number of images of the output side."""
+
+    @abstractmethod
+    def load_target(self, index: int) -> Tensor:
+        """An image of the output side [C', H, W], resized to ``crop_size``."""
+
+
+def first_images(config: DataConfig, items: list[ItemT]) -> list[ItemT]:
+    """The images that are used of a split's: the first ``max_images``, or all."""
+    return items[: config.max_images] if config.max_images else items
+
+
+def cut(picture: Image.Image, config: DataConfig, rng: np.random.Generator | None) -> Image.Image:
+    """A picture of any size as the networks see it: a random part, perhaps flipped, for training; the whole for evaluation.
+
+    It is resized to ``load_size`` (for evaluation ``crop_size``) squared, bicubic. Equal ``rng`` cut equally.
+    """
+    size = config.crop_size if rng is None else config.load_size
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    if rng is None:
+        return picture
+    x, y = (int(v) for v in rng.integers(0, config.load_size - config.crop_size + 1, 2))
+    picture = picture.crop((x, y, x + config.crop_size, y + config.crop_size))
+    flip = config.flip and rng.random() < 0.5
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else picture
+
+
+def check_size(picture: Image.Image, path: Path, config: DataConfig) -> None:
+    """Raise a DataError if a picture is smaller than what is cut out of it."""
+    if min(picture.size) < config.crop_size:
+        raise DataError(
+            f"{path}: a side is {picture.width}x{picture.height}, smaller than data.crop_size={config.crop_size}; "
+            "use a smaller crop_size (and load_size)"
+        )
+
+
+class PairedDataset(ImageDataset):
+    """A fixed list of pairs."""
+
+    paired = True
+
+    @property
+    def target_count(self) -> int:
+        return len(self)
+
+    def load_target(self, index: int) -> Tensor:
+        return self.load(index).target
+
+    @abstractmethod
+    def pictures(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """A and B of a pair as 8-bit pictures of one size, in the channels the configuration asks for."""
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Pair:
+        """As of the base class; both sides of a pair are cut at one place and flipped together."""
+        pictures = self.pictures(index)
+        # The same random numbers for both.
+        draws = (None, None) if rng is None else (copy.deepcopy(rng), rng)
+        a, b = (cut(picture, self.config, draw) for picture, draw in zip(pictures, draws, strict=True))
+        source, target = (a, b) if self.config.direction == "AtoB" else (b, a)
         return Pair(to_tensor(source), to_tensor(target), self.names[index])
 
 
-class PictureCache:
+class PictureCache(Generic[PicturesT]):
     """Decoded pictures kept in memory up to a number of bytes; the first ones in stay."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes, self._lock = limit, 0, threading.Lock()
-        self._pictures: dict[int, tuple[Image.Image, Image.Image]] = {}
+        self._pictures: dict[int, PicturesT] = {}
 
-    def get(self, index: int) -> tuple[Image.Image, Image.Image] | None:
-        """The pair of an index, if it is kept."""
+    def get(self, index: int) -> PicturesT | None:
+        """The pictures of an index, if they are kept."""
         return self._pictures.get(index)
 
-    def put(self, index: int, pair: tuple[Image.Image, Image.Image]) -> None:
-        """Keep a pair if there is room."""
-        size = sum(p.width * p.height * len(p.getbands()) for p in pair)
+    def put(self, index: int, pictures: PicturesT) -> None:
+        """Keep pictures if there is room."""
+        size = sum(p.width * p.height * len(p.getbands()) for p in pictures)
         with self._lock:
             if index not in self._pictures and self._bytes + size <= self._limit:
-                self._pictures[index] = pair
+                self._pictures[index] = pictures
                 self._bytes += size
 
 
@@ -136,7 +200,7 @@ class FolderDataset(PairedDataset):
     def __init__(self, config: DataConfig, split: Split, files: list[tuple[Path, Path | None]]) -> None:
         super().__init__(config, split, [a.name for a, _ in files])
         self._files = files[: len(self.names)]
-        self._cache = PictureCache(config.cache_mb * 2**20)
+        self._cache = PictureCache[tuple[Image.Image, Image.Image]](config.cache_mb * 2**20)
 
     def source(self) -> str:
         return "".join(f"{path.stat().st_size}," for pair in self._files for path in pair if path is not None)
@@ -160,16 +224,12 @@ class FolderDataset(PairedDataset):
             a, b = read_image(path_a, channels[0]), read_image(path_b, channels[1])
             if a.size != b.size:
                 raise DataError(f"{path_a}: is {a.width}x{a.height}, its partner {path_b} is {b.width}x{b.height}")
-        if min(a.size) < c.crop_size:
-            raise DataError(
-                f"{path_a}: a side is {a.width}x{a.height}, smaller than data.crop_size={c.crop_size}; "
-                "use a smaller crop_size (and load_size)"
-            )
+        check_size(a, path_a, c)
         self._cache.put(index, (a, b))
         return a, b
 
 
-def open_dataset(config: DataConfig, split: Split) -> PairedDataset:
+def open_dataset(config: DataConfig, split: Split) -> ImageDataset:
     """Open a split of a data set.
 
     Raises:
@@ -178,15 +238,20 @@ def open_dataset(config: DataConfig, split: Split) -> PairedDataset:
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split={split!r}: expected train, val or test")
+    if config.unpaired:
+        from gancomp.data.unpaired import open_unpaired
+
+        return open_unpaired(config, split)
+    return open_pairs(config, split)
+
+
+def open_pairs(config: DataConfig, split: Split) -> PairedDataset:
+    """Open a split of a paired data set; errors as of :func:`open_dataset`."""
     if config.root == "synthetic":
         from gancomp.data.synthetic import SyntheticDataset
 
         return SyntheticDataset(config, split)
-    root = Path(config.root)
-    if not root.exists():
-        raise DataError(f"data.root={config.root!r}: no such folder")
-    if not root.is_dir():
-        raise DataError(f"data.root={config.root!r}: is a file, expected a folder of images")
+    root = data_folder(config)
     found = {name: files for name in ("train", "val", "test") if (files := _split_files(root, name))}
     if not found:
         direct = _side_by_side(root) or _two_folders(root / "A", root / "B")
@@ -196,16 +261,39 @@ def open_dataset(config: DataConfig, split: Split) -> PairedDataset:
                 "expected train/, trainA/ + trainB/, A/train/ + B/train/, or images in it"
             )
         found = {"train": direct}
-    if "train" not in found:
-        raise DataError(f"data.root={config.root!r}: has {', '.join(found)} but no training images")
-    return FolderDataset(config, split, _assign(found, config)[split])
+    return FolderDataset(config, split, assign(found, config)[split])
+
+
+def data_folder(config: DataConfig) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        DataError: it is missing, or a file.
+    """
+    root = Path(config.root)
+    if not root.exists():
+        raise DataError(f"data.root={config.root!r}: no such folder")
+    if not root.is_dir():
+        raise DataError(f"data.root={config.root!r}: is a file, expected a folder of images")
+    return root
 
 
 Files = list[tuple[Path, Path | None]]
 
 
-def _assign(found: dict[str, Files], config: DataConfig) -> dict[str, Files]:
-    """The three splits, holding out of the training files what has no folder of its own."""
+def assign(found: dict[str, list[ItemT]], config: DataConfig, side: str = "") -> dict[str, list[ItemT]]:
+    """The three splits, holding out of the training files what has no folder of its own.
+
+    Args:
+        found: the files of the splits that have some.
+        config: names the folder in errors, and seeds what is held out.
+        side: a word for errors: of which side of an unpaired set these are the files.
+
+    Raises:
+        DataError: no training images, or too few to hold some out.
+    """
+    if "train" not in found:
+        raise DataError(f"data.root={config.root!r}: has {side}{', '.join(found)} but no {side}training images")
     train = found["train"]
     held = [name for name in ("val", "test") if name in found]
     if len(held) == 2:
@@ -214,11 +302,12 @@ def _assign(found: dict[str, Files], config: DataConfig) -> dict[str, Files]:
     count = min(200, max(1, len(train) // 10))
     if len(train) <= count * len(missing):
         raise DataError(
-            f"data.root={config.root!r}: has {len(train)} training images, too few to hold out {' and '.join(missing)} images"
+            f"data.root={config.root!r}: has {len(train)} {side}training images, "
+            f"too few to hold out {' and '.join(missing)} images"
         )
     order = list(range(len(train)))
     random.Random(f"split/{config.seed}").shuffle(order)
-    splits: dict[str, Files] = {"test": found[held[0]]} if held else {}
+    splits: dict[str, list[ItemT]] = {"test": found[held[0]]} if held else {}
     for position, name in enumerate(missing):
         splits[name] = [train[i] for i in sorted(order[position * count : (position + 1) * count])]
     splits["train"] = [train[i] for i in sorted(order[len(missing) * count :])]
@@ -233,7 +322,8 @@ def _split_files(root: Path, name: str) -> Files:
     )
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, in their natural order; none where there is no such folder."""
     if not folder.is_dir():
         return []
     files = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
@@ -246,11 +336,11 @@ def _natural(path: Path) -> tuple[int, int, str]:
 
 
 def _side_by_side(folder: Path) -> Files:
-    return [(path, None) for path in _images(folder)]
+    return [(path, None) for path in image_files(folder)]
 
 
 def _two_folders(a: Path, b: Path) -> Files:
-    files_a, files_b = _images(a), _images(b)
+    files_a, files_b = image_files(a), image_files(b)
     if not files_a and not files_b:
         return []
     stems_a, stems_b = ({path.stem: path for path in files} for files in (files_a, files_b))
@@ -260,6 +350,7 @@ def _two_folders(a: Path, b: Path) -> Files:
     if only := sorted(stems_a.keys() ^ stems_b.keys()):
         raise DataError(
             f"{a} has {len(files_a)} images, {b} has {len(files_b)}; "
-            f"{len(only)} have no partner of equal name, first {only[0]!r}"
+            f"{len(only)} have no partner of equal name, first {only[0]!r}; "
+            "images without pairs need data.unpaired (or --model cyclegan)"
         )
     return [(path, stems_b[path.stem]) for path in files_a]

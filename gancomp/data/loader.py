@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from gancomp.data.datasets import Batch, Pair, PairedDataset, stack_pairs
+from gancomp.data.datasets import Batch, ImageDataset, Pair, stack_pairs
 from gancomp.errors import ConfigError
 
 
@@ -26,12 +26,12 @@ def batch_indices(size: int, batch_size: int, seed: int, step: int) -> list[tupl
     return [(epoch, int(i)) for i in order[position * batch_size : (position + 1) * batch_size]]
 
 
-def _load(dataset: PairedDataset, seed: int, epoch: int, index: int, repeat: int) -> Pair:
+def _load(dataset: ImageDataset, seed: int, epoch: int, index: int, repeat: int) -> Pair:
     return dataset.load(index, np.random.default_rng((seed, 1, epoch, index, repeat)))
 
 
 def train_batches(
-    dataset: PairedDataset, batch_size: int, seed: int, start_step: int = 0, workers: int = 0
+    dataset: ImageDataset, batch_size: int, seed: int, start_step: int = 0, workers: int = 0
 ) -> Generator[Batch, None, None]:
     """Endless augmented batches from step ``start_step`` on, the same for any number of workers.
 
@@ -75,7 +75,7 @@ def train_batches(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def eval_batches(dataset: PairedDataset, batch_size: int = 8) -> Iterator[Batch]:
+def eval_batches(dataset: ImageDataset, batch_size: int = 8) -> Iterator[Batch]:
     """Every pair once, in order, unaugmented; the last batch may be short."""
     for begin in range(0, len(dataset), batch_size):
         yield stack_pairs([dataset.load(i) for i in range(begin, min(begin + batch_size, len(dataset)))])

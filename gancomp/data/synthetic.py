@@ -203,7 +203,7 @@ class SyntheticDataset(PairedDataset):
     def __init__(self, config: DataConfig, split: Split) -> None:
         count = config.synthetic_train if split == "train" else config.synthetic_test
         super().__init__(config, split, [f"{split}-{index:05d}" for index in range(count)])
-        self._cache = PictureCache(config.cache_mb * 2**20)
+        self._cache = PictureCache[tuple[Image.Image, Image.Image]](config.cache_mb * 2**20)
 
     def source(self) -> str:
         return f"synthetic/{self.config.seed}"

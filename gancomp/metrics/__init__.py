@@ -1,6 +1,6 @@
 """Scores of images and generators, and measured latency."""
 
-from gancomp.metrics.evaluate import HIGHER_IS_BETTER, METRICS, Evaluator
+from gancomp.metrics.evaluate import HIGHER_IS_BETTER, METRICS, Evaluator, TeacherImages
 from gancomp.metrics.features import FeatureExtractor, load_extractor
 from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from gancomp.metrics.image import l1, psnr, ssim
@@ -18,6 +18,7 @@ __all__ = [
     "Runner",
     "Statistics",
     "StatisticsAccumulator",
+    "TeacherImages",
     "engine_call",
     "engine_on",
     "frechet_distance",

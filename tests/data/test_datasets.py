@@ -210,7 +210,10 @@ def test_unpaired_counts(tmp_path: Path, layout: str) -> None:
     a, b = (next(p for p in tmp_path.rglob("10.png") if letter in str(p.relative_to(tmp_path))) for letter in "AB")
     b.unlink()
     message = refused(config(tmp_path))
-    assert message == f"{a.parent} has 11 images, {b.parent} has 10; 1 have no partner of equal name, first '10'"
+    assert message == (
+        f"{a.parent} has 11 images, {b.parent} has 10; 1 have no partner of equal name, first '10'; "
+        "images without pairs need data.unpaired (or --model cyclegan)"
+    )
     a.unlink()
     open_dataset(config(tmp_path), "train")
     for file in b.parent.iterdir():
