@@ -48,11 +48,11 @@ def commands() -> Iterator[tuple[list[str], str]]:
 COMMANDS = list(commands())
 
 
-def write_pairs(folder: Path) -> None:
+def write_images(folder: Path, width: int) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(12):
-        Image.fromarray(rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+        Image.fromarray(rng.integers(0, 256, (40, width, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for words, _ in COMMANDS:
         if "--dataroot" in words:
-            write_pairs(folder / words[words.index("--dataroot") + 1] / "train")
+            root = folder / words[words.index("--dataroot") + 1]
+            for name, width in (("trainA", 40), ("trainB", 40)) if "cyclegan" in words else (("train", 80),):
+                write_images(root / name, width)
     torch.manual_seed(0)
     generator = gancomp.ResnetGenerator(gancomp.ResnetConfig.uniform(16, 3))
     torch.save(generator.state_dict(), folder / "latest_net_G.pth")

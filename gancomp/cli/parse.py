@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import itertools
 import sys
 import types
 import typing
@@ -26,11 +27,12 @@ ALIASES = {
     "--crop-size": "--data.crop-size",
     "--ngf": "--model.ngf",
     "--netG": "--model.arch",
+    "--model": "--method",
 }
 
 
 def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bool]:
-    """Read the settings of a verb: the file of ``--config`` first, then flags.
+    """Read the settings of a verb: a method's defaults, over them the file of ``--config``, over that flags.
 
     Returns:
         The settings, and whether ``--print-config`` asked to print instead of run them.
@@ -45,6 +47,10 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
     flags = _flags(settings)
     rest = [_rename(argument, flags) for argument in rest]
     values = _read_yaml(file, verb) if file else {}
+    if "--method" in flags:
+        from gancomp.pipeline.methods import method_defaults
+
+        values = _merged(method_defaults(settings, _method(rest, values)), values)
     default = _build(settings, values, "", missing=tyro.MISSING)
     complaint = io.StringIO()
     try:
@@ -62,6 +68,27 @@ def parse(settings: type[T], verb: str, arguments: Sequence[str]) -> tuple[T, bo
             raise cause from None
         print(complaint.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def _method(arguments: Sequence[str], values: Mapping[str, Any]) -> str:
+    """The method that flags or, without them, the run file name; the last flag counts."""
+    method = values.get("method", "")
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        if argument == "--method":
+            method = following
+        elif argument.startswith("--method="):
+            method = argument.partition("=")[2]
+    return str(method)
+
+
+def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` over ``defaults``, groups setting by setting; what is no group where one belongs is left for its error."""
+    both = {
+        name: {**default, **values[name]}
+        for name, default in defaults.items()
+        if isinstance(default, Mapping) and isinstance(values.get(name), Mapping)
+    }
+    return {**defaults, **values, **both}
 
 
 def _take_config(arguments: Sequence[str]) -> tuple[list[str], str, bool]:

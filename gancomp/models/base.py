@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -108,13 +110,55 @@ class Generator(Network):
             x = _extend(x, dim, -(-x.shape[dim] // self.size_multiple) * self.size_multiple)
         return self(x)[..., :height, :width]
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the image and the intermediate features that distillation may use, by layer name."""
-        raise ConfigError(f"{self.arch}: this architecture offers no features for distillation (set lambda_distill to 0)")
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """Layers whose outputs distillation uses where none are named, in the order in which they run; may be none."""
+        return ()
+
+    def forward_features(self, x: Tensor, layers: Sequence[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run and return the image, and outputs of layers by name.
+
+        Args:
+            x: as of ``forward``.
+            layers: names of modules, as ``named_modules`` has them; by default :attr:`feature_layers`.
+
+        Raises:
+            ConfigError: a name of no layer, of one without an output of its own, or no layers at all.
+        """
+        wanted = self.feature_layers if layers is None else tuple(layers)
+        if not wanted:
+            raise ConfigError(f"{self.arch}: this architecture offers no features for distillation (set lambda_distill to 0)")
+        features: dict[str, Tensor] = {}
+        modules = dict(self.named_modules())
+        handles = []
+        try:
+            for name in wanted:
+                if name not in modules:
+                    raise no_layer(self, name)
+                handles.append(modules[name].register_forward_hook(functools.partial(_keep, features, name)))
+            image = self(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name in wanted:
+            if not isinstance(features.get(name), Tensor):
+                raise ConfigError(f"layer {name!r}: gives no output of its own in this {self.arch} generator")
+        return image, {name: features[name] for name in wanted}
 
     def num_parameters(self) -> int:
         """Number of scalars in all parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def no_layer(network: Network, name: str) -> ConfigError:
+    """The error of a layer's name that a network does not have."""
+    close = difflib.get_close_matches(name, [known for known, _ in network.named_modules() if known], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return ConfigError(f"layer {name!r}: this {network.arch} generator has none of that name{hint}")
+
+
+def _keep(features: dict[str, Any], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    features[name] = output
 
 
 def _extend(x: Tensor, dim: int, size: int) -> Tensor:

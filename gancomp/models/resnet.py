@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gancomp import ops
 from gancomp.errors import ConfigError
-from gancomp.models.base import Generator, check_choice, check_range, network_to_bytes, register_network
+from gancomp.models.base import Generator, check_choice, check_range, network_to_bytes, no_layer, register_network
 from gancomp.models.channels import format_config, parse_config
 from gancomp.nn import SeparableConv2d, SlicedConv2d, SlicedConvTranspose2d, make_norm
 
@@ -271,16 +271,24 @@ class ResnetGenerator(Generator):
         self.check_input(x)
         return self.model(x)
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As :meth:`forward`, and the outputs of :attr:`feature_layers` [N, stream, H/4, W/4]."""
+    def forward_features(self, x: Tensor, layers: Sequence[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`forward`, and the outputs of layers ``model.I``; those of :attr:`feature_layers` are [N, stream, H/4, W/4].
+
+        Raises:
+            ConfigError: a name of another form: what is inside a block may be one op with its neighbours.
+        """
         self.check_input(x)
-        wanted = {int(name.split(".")[1]): name for name in self.feature_layers}
-        features = {}
-        for index, layer in enumerate(self.model):
+        names = [f"model.{index}" for index in range(len(self.model))]
+        wanted = self.feature_layers if layers is None else layers
+        for name in wanted:
+            if name not in names:
+                raise no_layer(self, name)
+        outputs: dict[str, Tensor] = {}
+        for name, layer in zip(names, self.model, strict=True):
             x = layer(x)
-            if index in wanted:
-                features[wanted[index]] = x
-        return x, features
+            if name in wanted:
+                outputs[name] = x
+        return x, {name: outputs[name] for name in wanted}
 
     def check_input(self, x: Tensor) -> None:
         """Raise a ConfigError unless ``x`` fits the network."""

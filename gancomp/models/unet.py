@@ -99,6 +99,18 @@ class UnetGenerator(Generator):
             level = UnetLevel(factor * ngf, 2 * factor * ngf, level, config, drop=False)
         self.model = UnetOutermost(level, config)
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """What the convolutions give, normalised: going down from half the image's size to a pixel or so, and up again."""
+        down, up = ["model.model.0"], []
+        name = "model.model.1"
+        for level in range(2, self.config.n_levels + 1):
+            innermost = level == self.config.n_levels
+            down.append(f"{name}.model.{1 if innermost else 2}")
+            up.append(f"{name}.model.{4 if innermost else 6}")
+            name += ".model.3"
+        return (*down, *reversed(up))
+
     def forward(self, x: Tensor) -> Tensor:
         """Translate ``x`` [N, in_channels, H, W] in [-1, 1] into [N, out_channels, H, W] in [-1, 1]."""
         multiple = self.size_multiple

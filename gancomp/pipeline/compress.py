@@ -17,12 +17,19 @@ from gancomp.models.base import check_range
 from gancomp.pipeline.evaluate import EvaluateOptions
 from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_finetune
 from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
-from gancomp.pipeline.settings import TeacherModel, check_discriminator, open_split, plain
+from gancomp.pipeline.settings import Method, TeacherModel, begin, check_discriminator, check_target, load_teacher, open_split
 from gancomp.pipeline.summary import write_summary
-from gancomp.pipeline.supernet import SupernetRun, build_supernet, new_supernet, run_supernet
-from gancomp.pipeline.train import TrainRun, run_train
+from gancomp.pipeline.supernet import (
+    SupernetRun,
+    build_supernet,
+    find_discriminator,
+    load_discriminator,
+    new_supernet,
+    run_supernet,
+)
+from gancomp.pipeline.train import TrainRun, run_train, teacher_stage
 from gancomp.search import CostModel, SearchOptions, check_reachable, profile_module
-from gancomp.train import DistillOptions, DistillStage, Stage, StageFolder, TeacherStage, TrainOptions
+from gancomp.train import CycleOptions, DistillOptions, DistillStage, Stage, StageFolder, TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,8 @@ class CompressRun(BudgetOptions):
 
     out: str
     """Folder of the run; the same command goes on from what is there."""
+    method: Method = "pix2pix"
+    """`pix2pix` or `cyclegan`; sets the defaults of everything else to the method's published ones."""
     teacher: str = ""
     """A trained teacher's generator file; empty to train one."""
     discriminator: str = ""
@@ -47,6 +56,7 @@ class CompressRun(BudgetOptions):
     data: DataConfig = field(default_factory=DataConfig)
     model: TeacherModel = field(default_factory=TeacherModel)
     train: TrainOptions = field(default_factory=TrainOptions)
+    cyclegan: CycleOptions = field(default_factory=CycleOptions)
     supernet: DistillOptions = field(default_factory=lambda: DistillOptions(sampling="sandwich"))
     search: SearchOptions = field(default_factory=SearchOptions)
     finetune: DistillOptions = field(default_factory=lambda: DistillOptions(steps=5000))
@@ -56,6 +66,10 @@ class CompressRun(BudgetOptions):
 
     def __post_init__(self) -> None:
         check_range("compress", "minutes", self.minutes, 0.0, 1e6)
+
+    def teacher_run(self, out: str = "") -> TrainRun:
+        """The settings by which the teacher is trained."""
+        return TrainRun(out, method=self.method, data=self.data, model=self.model, train=self.train, cyclegan=self.cyclegan)
 
 
 # Shares of the training time, measured in steps that cost different times: the teacher bounds what the student can learn.
@@ -77,20 +91,20 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     # Every split is opened before hours of training depend on it.
     for split in ("train", "val", "test"):
         open_split(run.data, split)
-    if not run.teacher:
-        check_discriminator(run.data, run.train)
+    _check_training(run)
     _check_budget(run)
-    folder.open({"verb": "compress", **plain(run, hide=("out",))})
+    begin(folder, "compress", run)
     run = planned(run, folder)
     teacher, discriminator = Path(run.teacher), run.discriminator
     if not run.teacher:
         _announce("teacher", progress)
-        teacher = run_train(TrainRun(str(folder / "teacher"), run.data, run.model, run.train), progress=progress)
+        teacher = run_train(run.teacher_run(str(folder / "teacher")), progress=progress)
     _announce("supernet", progress)
     supernet = run_supernet(
         SupernetRun(
             str(teacher),
             str(folder / "supernet"),
+            method=run.method,
             discriminator=discriminator,
             space=run.space,
             separable=run.separable,
@@ -105,6 +119,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
             supernet=str(supernet),
             out=str(folder / "search"),
             teacher=str(teacher),
+            method=run.method,
             search=run.search,
             data=run.data,
             evaluate=run.evaluate,
@@ -116,7 +131,15 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
     if run.finetuning:
         _announce(f"fine-tuning {config_str}", progress)
         chosen = run_finetune(
-            FinetuneRun(str(supernet), str(teacher), config_str, str(folder / "finetune"), data=run.data, train=run.finetune),
+            FinetuneRun(
+                str(supernet),
+                str(teacher),
+                config_str,
+                str(folder / "finetune"),
+                method=run.method,
+                data=run.data,
+                train=run.finetune,
+            ),
             progress=progress,
         )
         with atomic_path(folder / "student.safetensors") as temporary:
@@ -125,6 +148,27 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
         run_export(ExportRun(str(supernet), str(folder / "student.safetensors"), config_str))
     _announce("report", progress)
     return write_summary(run, folder, teacher, supernet, found)
+
+
+def _check_training(run: CompressRun) -> None:
+    """Find out before any training that the method, the images and every stage's options go together.
+
+    Raises:
+        ConfigError: they do not.
+        CheckpointError: a file of the teacher cannot be used.
+    """
+    inherited = None
+    if run.teacher:
+        load_teacher(run.teacher, run.data)
+        if run.supernet.lambda_gan > 0:
+            inherited = load_discriminator(find_discriminator(run.discriminator, run.teacher))
+    else:
+        teacher_stage(run.teacher_run())
+    for options in (run.supernet, *[run.finetune] * run.finetuning):
+        check_target(run.data, options)
+        # A teacher that is trained here leaves a discriminator, which has been checked.
+        if run.teacher or run.train.lambda_gan == 0:
+            check_discriminator(run.data, options, inherited)
 
 
 def _check_budget(run: CompressRun) -> None:
@@ -176,8 +220,7 @@ def _plan(run: CompressRun) -> dict[str, Any]:
         "finetune": DistillStage(supernet.extract(supernet.space.smallest), teacher, run.finetune, name="finetune"),
     }
     if "train" in shares:
-        fresh = run.model.build(run.data, run.train.seed)
-        stages["train"] = TeacherStage(fresh, run.train)
+        stages["train"] = teacher_stage(run.teacher_run())
     total = sum(shares.values())
     seconds = {name: _step_seconds(stages[name], data) for name in shares}
     steps = {name: max(1, int(run.minutes * 60 * share / total / seconds[name])) for name, share in shares.items()}

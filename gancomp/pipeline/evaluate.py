@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from gancomp.data import DataConfig
+from gancomp.data.config import SPLITS, Split
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import Evaluator, Runner, load_extractor
-from gancomp.pipeline.settings import open_generator, open_split, pick_device
+from gancomp.metrics import Evaluator, Runner, TeacherImages, load_extractor
+from gancomp.pipeline.settings import Method, load_teacher, open_generator, open_split, pick_device
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,19 @@ class EvaluateOptions:
     """`auto`, `cpu`, `cuda`."""
     runner: Literal["auto", "engine", "torch"] = "auto"
     """What runs generators, and is timed: `engine` (on a CPU), `torch`, or `auto` for the engine where it can."""
+    reference: str = ""
+    """Splits whose output side the Frechet distance is to, such as `train+val+test`; empty: the split that is scored."""
+
+    def reference_splits(self) -> list[Split]:
+        """The splits of ``reference``.
+
+        Raises:
+            ConfigError: it names no splits, or one twice.
+        """
+        names = self.reference.split("+") if self.reference else []
+        if len(set(names)) < len(names) or not set(names) <= set(SPLITS):
+            raise ConfigError(f"evaluate.reference={self.reference!r}: expected some of train, val, test, joined by +")
+        return [split for split in SPLITS if split in names]
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,10 @@ class EvaluateRun:
     """A generator file, or a supernet with `config_str`."""
     config_str: str = ""
     """The configuration of a supernet."""
+    teacher: str = ""
+    """For unpaired images: the teacher's generator file, whose images the image distances are to."""
+    method: Method = "pix2pix"
+    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
     split: Literal["val", "test", "train"] = "test"
     """Which images."""
     out: str = ""
@@ -45,14 +64,24 @@ class EvaluateRun:
 
 
 def make_evaluator(
-    data: DataConfig, split: Literal["train", "val", "test"], options: EvaluateOptions, generator: Any
+    data: DataConfig, split: Split, options: EvaluateOptions, generator: Any, teacher: str | Path = ""
 ) -> Evaluator:
-    """The evaluator of a split for generators like ``generator``."""
+    """The evaluator of a split for generators like ``generator``; with unpaired images, by a teacher's file.
+
+    Raises:
+        GancompError: unusable settings, files or data.
+    """
     if options.batch_size < 1:
         raise ConfigError(f"evaluate.batch_size={options.batch_size}: expected at least 1")
     extractor = load_extractor(options.features or None)
     dataset = open_split(data, split, generator, any_size=True)
-    return Evaluator(dataset, extractor, options.batch_size, pick_device(options.device))
+    references = [open_split(data, name, generator, any_size=True) for name in options.reference_splits()]
+    device = pick_device(options.device)
+    compared = None
+    if teacher and data.unpaired:
+        network = load_teacher(teacher, data)
+        compared = TeacherImages(Runner.choose(network, device, options.runner).images(network), sha256_file(teacher))
+    return Evaluator(dataset, extractor, options.batch_size, device, references=references, teacher=compared)
 
 
 def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
@@ -62,7 +91,7 @@ def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
         GancompError: unusable files, data or settings.
     """
     generator = open_generator(run.model, run.config_str, "evaluate")
-    evaluator = make_evaluator(run.data, run.split, run.evaluate, generator)
+    evaluator = make_evaluator(run.data, run.split, run.evaluate, generator, run.teacher)
     runner = Runner.choose(generator, evaluator.device, run.evaluate.runner)
     protocol = {**evaluator.protocol(), **runner.facts(), "weights_sha256": sha256_file(run.model)}
     result = {"scores": evaluator.evaluate(runner.images(generator)), "protocol": protocol}

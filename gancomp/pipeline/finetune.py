@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gancomp.checkpoints import load_generator, load_subnetwork
+from gancomp.checkpoints import load_subnetwork
 from gancomp.data import DataConfig
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.settings import (
+    Method,
+    begin,
     check_discriminator,
+    check_target,
     check_weights_name,
+    load_teacher,
     open_generator,
     open_split,
-    plain,
     provenance,
 )
 from gancomp.pipeline.supernet import find_discriminator, load_discriminator
@@ -32,6 +35,8 @@ class FinetuneRun:
     """The configuration, e.g. `16_16_32_16_32_32_16_16`."""
     out: str
     """Folder of the run; the same command goes on from what is there."""
+    method: Method = "pix2pix"
+    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
     discriminator: str = ""
     """The discriminator to inherit; by default the one beside the supernet, if it is there."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -45,17 +50,18 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
         GancompError: wrong settings, unusable files or data, a run folder of other settings, an interrupt.
     """
     folder = StageFolder(run.out)
-    teacher = load_generator(run.teacher)
+    teacher = load_teacher(run.teacher, run.data)
     student = load_subnetwork(run.supernet, parse_config(run.config_str))
     discriminator = find_discriminator(run.discriminator, run.supernet) if run.train.lambda_gan > 0 else None
     inherited = load_discriminator(discriminator)
+    check_target(run.data, run.train)
     check_discriminator(run.data, run.train, inherited)
     train, val = open_split(run.data, "train", teacher), open_split(run.data, "val", teacher)
     stage = DistillStage(student, teacher, run.train, inherited, "finetune")
     adaptors = Path(run.supernet).parent / "adaptors.safetensors"
     if run.train.lambda_distill > 0 and adaptors.exists():
         stage.inherit_adaptors(adaptors)
-    folder.open({"verb": "finetune", **plain(run, hide=("out",))})
+    begin(folder, "finetune", run)
     record = provenance("finetune", run, teacher=Path(run.teacher), supernet=Path(run.supernet), discriminator=discriminator)
     fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)
     return folder / "generator.safetensors"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gancomp.checkpoints import load_generator, load_supernet
+from gancomp.checkpoints import load_supernet
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
 from gancomp.metrics import HIGHER_IS_BETTER, Runner
 from gancomp.models.channels import Config
 from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
-from gancomp.pipeline.settings import hardware, plain, provenance
+from gancomp.pipeline.settings import Method, begin, hardware, load_teacher, provenance
 from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, check_reachable, profile_module, search
 from gancomp.train import StageFolder
 
@@ -53,7 +53,9 @@ class SearchRun(BudgetOptions):
     out: str
     """Folder of the results; the same command goes on from what is there."""
     teacher: str = ""
-    """The teacher's generator file: needed for a budget like `10x`."""
+    """The teacher's generator file: needed for a budget like `10x`, and for image distances of unpaired images."""
+    method: Method = "pix2pix"
+    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
     search: SearchOptions = field(default_factory=SearchOptions)
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
@@ -67,8 +69,8 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     """
     folder = StageFolder(run.out)
     supernet = load_supernet(run.supernet)
-    teacher = load_generator(run.teacher) if run.teacher else None
-    evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator)
+    teacher = load_teacher(run.teacher, run.data) if run.teacher else None
+    evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator, run.teacher)
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
     limits = run.parse_budget().resolve(teacher_profile)
@@ -77,12 +79,16 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     check_reachable(supernet.space, cost, limits)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective
+    if objective not in evaluator.metrics:
+        raise ConfigError(
+            f"search.objective={objective!r}: unpaired images are compared with the teacher's; give one, or use 'fd'"
+        )
+    wanted = [name for name in dict.fromkeys(("l1", objective)) if name in evaluator.metrics]
 
     def evaluate(config: Config) -> dict[str, float]:
-        wanted = ["l1", objective] if objective != "l1" else ["l1"]
         return evaluator.evaluate(runner.candidate(supernet, config), wanted)
 
-    folder.open({"verb": "search", **plain(run, hide=("out",))})
+    begin(folder, "search", run)
     header = {"supernet_sha256": sha256_file(run.supernet), **evaluator.protocol()}
     if limits.latency_ms:
         # Scores are equal in everything that runs them, up to rounding. Times are not: what they depend on must not change.

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from gancomp.checkpoints import load_generator, load_subnetwork, read_metadata
-from gancomp.data import DataConfig, PairedDataset, open_dataset
+from gancomp.checkpoints import load_generator, load_subnetwork, metadata_json, read_metadata
+from gancomp.data import DataConfig, ImageDataset, open_dataset
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file
 from gancomp.models import (
@@ -26,8 +26,11 @@ from gancomp.models import (
 )
 from gancomp.models.channels import parse_config
 from gancomp.nn import init_weights
-from gancomp.train import TrainOptions
+from gancomp.train import DistillOptions, StageFolder, TrainOptions
 from gancomp.version import __version__
+
+Method = Literal["pix2pix", "cyclegan"]
+"""Kinds of training; :mod:`gancomp.pipeline.methods` has the defaults of each."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class TeacherModel:
 
 def open_split(
     data: DataConfig, split: Literal["train", "val", "test"], generator: Generator | None = None, *, any_size: bool = False
-) -> PairedDataset:
+) -> ImageDataset:
     """Open a split, after checking that ``generator`` takes such images; with ``any_size`` it is used by its ``translate``.
 
     Raises:
@@ -115,20 +118,61 @@ def open_generator(model: str, config_str: str, purpose: str) -> Generator:
     return load_generator(model)
 
 
+def load_teacher(path: str | Path, data: DataConfig) -> Generator:
+    """The teacher of a file, after checking that it was trained in the direction of ``data`` where its file says which.
+
+    Raises:
+        ConfigError: the other direction.
+        CheckpointError: the file cannot be used.
+    """
+    direction = metadata_json(read_metadata(path), "gancomp.direction", path)
+    if direction not in (None, data.direction):
+        raise ConfigError(f"data.direction={data.direction!r}: {path} was trained in direction {direction}")
+    return load_generator(path)
+
+
+def begin(folder: StageFolder, verb: str, run: Any) -> None:
+    """Open the folder of a verb's run; one begun when there were fewer settings goes on if the new ones have their defaults.
+
+    Raises:
+        RunError: the folder is one of another run.
+    """
+    required = {
+        field.name: getattr(run, field.name)
+        for field in dataclasses.fields(run)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    defaults = plain(type(run)(**required), hide=("out",))
+    folder.open({"verb": verb, **plain(run, hide=("out",))}, defaults)
+
+
 def check_weights_name(out: str) -> None:
     """Raise a ConfigError unless ``out`` is the name of a ``.safetensors`` file."""
     if Path(out).suffix != ".safetensors":
         raise ConfigError(f"out={out!r}: expected a file name ending in .safetensors")
 
 
+def check_target(data: DataConfig, options: DistillOptions) -> None:
+    """Raise a ConfigError where the reconstruction loss asks for a ground truth that ``data`` does not have."""
+    if data.unpaired and options.target == "truth":
+        raise ConfigError("target='truth': data.unpaired is set, and without pairs there is no ground truth; use 'teacher'")
+
+
 def check_discriminator(data: DataConfig, options: TrainOptions, inherited: PatchDiscriminator | None = None) -> None:
     """Find out before a run begins that its discriminator, inherited or new, takes the images of ``data``.
 
     Raises:
-        ConfigError: they are too small.
+        ConfigError: they are too small, or unpaired and it judges pairs.
     """
     if options.lambda_gan == 0:
         return
+    conditional = options.conditional if inherited is None else inherited.config.in_channels != data.out_channels
+    if data.unpaired and conditional:
+        which = "conditional=True" if inherited is None else f"discriminator of {inherited.config.in_channels} channels"
+        raise ConfigError(
+            f"{which}: data.unpaired is set, and without pairs a discriminator sees the image alone "
+            f"({data.out_channels} channels; --model cyclegan sets all of this)"
+        )
     config = DiscriminatorConfig(n_layers=options.d_layers) if inherited is None else inherited.config
     if data.crop_size < config.min_size:
         raise ConfigError(

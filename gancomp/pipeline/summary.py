@@ -17,7 +17,7 @@ from gancomp.metrics.contenders import Truth, eager_form
 from gancomp.models import Generator
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.evaluate import make_evaluator
-from gancomp.pipeline.settings import hardware
+from gancomp.pipeline.settings import hardware, open_split
 from gancomp.report import ReportData, Stage, Table, write_report
 from gancomp.report.plots import curves_plot
 from gancomp.search import Profile, SearchResult, profile_module
@@ -31,6 +31,8 @@ _COMMAND = """import gancomp
 generator = gancomp.load_generator("student.safetensors")  # in PyTorch
 engine = gancomp.Engine("student.safetensors")  # on a CPU, without PyTorch"""
 _LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
+# The losses that are drawn, of whichever stage has them.
+_LOSSES = ("recon", "distill", "G", "D", "cycle_A", "cycle_B", "G_A", "G_B", "D_A", "D_B")
 
 
 def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet: Path, found: SearchResult) -> Path:
@@ -45,7 +47,7 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
     digest = sha256_file(student_path)
     record = read_json(record_path) if record_path.exists() else {}
     if record.get("student_sha256") != digest:
-        record = {"student_sha256": digest, **_measure(run, networks)}
+        record = {"student_sha256": digest, **_measure(run, networks, teacher)}
         write_json(record_path, record)
     shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
     profiles = {name: profile_module(network, shape) for name, network in networks.items()}
@@ -53,9 +55,10 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
     return path
 
 
-def _measure(run: CompressRun, networks: dict[str, Generator]) -> dict[str, Any]:
-    evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"])
-    metrics = ["l1", "psnr", "ssim", "fd"] if len(evaluator.dataset) > 1 else ["l1", "psnr", "ssim"]
+def _measure(run: CompressRun, networks: dict[str, Generator], teacher: Path) -> dict[str, Any]:
+    evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"], teacher)
+    several = min(len(evaluator.dataset), evaluator.reference_images) > 1
+    metrics = ["l1", "psnr", "ssim", *["fd"] * several]
     scores = {}
     for name, network in networks.items():
         runner = Runner.choose(network, evaluator.device, run.evaluate.runner)
@@ -128,15 +131,17 @@ def _report(
             "fd_random is a Frechet distance on the features of a fixed random network. It compares the columns of this table "
             "with each other; it is not FID and cannot be compared with published numbers."
         )
+    if run.data.unpaired:
+        notes.append("Without pairs there is no ground truth: image distances are to the teacher's output.")
     if not run.teacher:
         notes.append(f"The teacher was trained here for {run.train.steps} steps; published teachers train far longer.")
     return ReportData(
         title="Compressed generator",
         subtitle=f"{_data_name(run)} at {run.data.crop_size}x{run.data.crop_size}, configuration {found.best['config_str']}",
         headline=headline,
-        captions=["input", *networks, "ground truth"],
+        captions=["input", *networks, *["ground truth"] * (not run.data.unpaired)],
         images=_images(run, networks),
-        tables=[_costs(profiles), _latencies(latency), _scores(record["scores"], list(networks), protocol)],
+        tables=[_costs(profiles), _latencies(latency), _scores(run, record["scores"], list(networks), protocol)],
         plots=[("Quality against cost of every configuration evaluated", (folder / "search" / "pareto.png").read_bytes())]
         if (folder / "search" / "pareto.png").exists()
         else [],
@@ -160,10 +165,12 @@ def _data_name(run: CompressRun) -> str:
 
 @torch.inference_mode()
 def _images(run: CompressRun, networks: dict[str, Generator], count: int = 6) -> list[list[Any]]:
-    dataset = make_evaluator(run.data, "test", run.evaluate, networks["teacher"]).dataset
+    dataset = open_split(run.data, "test", networks["teacher"], any_size=True)
     picks = sorted({round(i * (len(dataset) - 1) / max(count - 1, 1)) for i in range(count)})
     batch = stack_pairs([dataset.load(i) for i in picks])
-    columns = [batch.input, *(network.cpu().eval()(batch.input) for network in networks.values()), batch.target]
+    columns = [batch.input, *(network.cpu().eval()(batch.input) for network in networks.values())]
+    if batch.paired:
+        columns.append(batch.target)
     return [[to_image(column[i]) for column in columns] for i in range(len(picks))]
 
 
@@ -183,12 +190,15 @@ def _latencies(latency: dict[str, dict[str, float]]) -> Table:
     return Table("Latency of one image, milliseconds", ["p50", "p95", "calls"], sorted(rows), "")
 
 
-def _scores(scores: dict[str, dict[str, float]], names: list[str], protocol: str) -> Table:
+def _scores(run: CompressRun, scores: dict[str, dict[str, float]], names: list[str], protocol: str) -> Table:
     metrics = list(scores["teacher"])
-    rows = [
-        (_LABELS.get(metric, f"{metric} (lower is better)"), [f"{scores[name][metric]:.4g}" for name in names])
-        for metric in metrics
-    ]
+    rows = []
+    for metric in metrics:
+        cells = [f"{scores[name][metric]:.4g}" for name in names]
+        if run.data.unpaired and metric in _LABELS:
+            # Its distance to itself tells nothing.
+            cells[names.index("teacher")] = "-"
+        rows.append((_LABELS.get(metric, f"{metric} (lower is better)"), cells))
     return Table("Quality on the test split", names, rows, protocol)
 
 
@@ -196,7 +206,7 @@ def _curves(folder: StageFolder) -> list[tuple[str, bytes]]:
     curves = []
     for stage in ("teacher", "supernet", "finetune"):
         records = read_jsonl(folder / stage / "log.jsonl")
-        series = {name: [(r["step"], r[name]) for r in records if name in r] for name in ("recon", "distill", "G", "D")}
+        series = {name: [(r["step"], r[name]) for r in records if name in r] for name in _LOSSES}
         series = {name: points for name, points in series.items() if len(points) > 1}
         if series:
             try:
@@ -225,6 +235,7 @@ def _stages(run: CompressRun, folder: StageFolder, found: SearchResult) -> list[
 def _facts(run: CompressRun, found: SearchResult, record: dict[str, Any]) -> list[tuple[str, str]]:
     machine = record["hardware"]
     return [
+        ("method", run.method),
         ("configuration", found.best["config_str"]),
         ("search space", run.space),
         ("budget", ", ".join(f"{name} {value}" for name, value in run.limits().items())),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from gancomp.checkpoints import load_generator, load_network
-from gancomp.data import DataConfig, PairedDataset, stack_pairs
+from gancomp.checkpoints import load_network
+from gancomp.data import DataConfig, ImageDataset, stack_pairs
 from gancomp.errors import ConfigError
 from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, seeded_generator
 from gancomp.models.resnet import hidden_slots
 from gancomp.nn import init_weights
-from gancomp.pipeline.settings import check_discriminator, open_split, plain, provenance
+from gancomp.pipeline.settings import Method, begin, check_discriminator, check_target, load_teacher, open_split, provenance
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
 from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
 
@@ -26,6 +26,8 @@ class SupernetRun:
     """The teacher: any generator file `load_generator` takes."""
     out: str
     """Folder of the run; the same command goes on from what is there."""
+    method: Method = "pix2pix"
+    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
     discriminator: str = ""
     """The teacher's discriminator to inherit; by default `discriminator.safetensors` beside the teacher, if it is there."""
     space: str = "channels-48"
@@ -37,10 +39,16 @@ class SupernetRun:
 
 
 def find_discriminator(path: str, teacher: str | Path) -> Path | None:
-    """The discriminator file to inherit: the one given, or the one beside the teacher if there is one."""
+    """The discriminator file to inherit: the one given, or the one beside the teacher if there is one.
+
+    Beside ``generator_BtoA.safetensors`` it is ``discriminator_BtoA.safetensors``: that of the other direction judges other
+    images.
+    """
     if path:
         return Path(path)
-    beside = Path(teacher).parent / "discriminator.safetensors"
+    stem = Path(teacher).stem
+    name = stem.replace("generator", "discriminator", 1) if stem.startswith("generator_") else "discriminator"
+    beside = Path(teacher).parent / f"{name}.safetensors"
     return beside if beside.exists() else None
 
 
@@ -72,7 +80,7 @@ def new_supernet(space: str, teacher: Generator, separable: bool) -> Supernet:
     )
 
 
-def build_supernet(run: SupernetRun, teacher: Generator, train: PairedDataset) -> Supernet:
+def build_supernet(run: SupernetRun, teacher: Generator, train: ImageDataset) -> Supernet:
     """A supernet for ``teacher``, started from its weights where it is wide enough (:func:`inherits`), else at random."""
     supernet = new_supernet(run.space, teacher, run.separable)
     init_weights(supernet, seeded_generator(run.train.seed))
@@ -100,16 +108,17 @@ def run_supernet(run: SupernetRun, *, progress: bool = True, stop_at: int | None
         GancompError: wrong settings, unusable files or data, a run folder of other settings, an interrupt.
     """
     folder = StageFolder(run.out)
-    teacher = load_generator(run.teacher)
+    teacher = load_teacher(run.teacher, run.data)
     discriminator = find_discriminator(run.discriminator, run.teacher) if run.train.lambda_gan > 0 else None
     inherited = load_discriminator(discriminator)
+    check_target(run.data, run.train)
     check_discriminator(run.data, run.train, inherited)
     train = open_split(run.data, "train", teacher)
     val = open_split(run.data, "val", teacher)
     with torch.random.fork_rng(devices=[]):
         supernet = build_supernet(run, teacher, train)
     stage = DistillStage(supernet, teacher, run.train, inherited, "supernet")
-    folder.open({"verb": "supernet", **plain(run, hide=("out",))})
+    begin(folder, "supernet", run)
     record = provenance("supernet", run, teacher=Path(run.teacher), discriminator=discriminator)
     fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)
     return folder / "supernet.safetensors"

@@ -93,6 +93,6 @@ class Supernet(nn.Module):
         """Run the active sub-network on ``x`` [N, in_channels, H, W] in [-1, 1]."""
         return self.generator(x)
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the active sub-network and return its distillation features too."""
-        return self.generator.forward_features(x)
+    def forward_features(self, x: Tensor, layers: Sequence[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the active sub-network and return its distillation features too; see :meth:`Generator.forward_features`."""
+        return self.generator.forward_features(x, layers)

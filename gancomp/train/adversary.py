@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
-from gancomp.models import DiscriminatorConfig, PatchDiscriminator, seeded_generator
+from gancomp.models import DiscriminatorConfig, Generator, PatchDiscriminator, seeded_generator
 from gancomp.nn import init_weights
 from gancomp.train.losses import discriminator_loss, generator_loss
 from gancomp.train.options import TrainOptions
 
 
-def make_discriminator(in_channels: int, options: TrainOptions) -> PatchDiscriminator:
-    """A freshly initialised discriminator of the options' size for input and output channels together."""
+def make_discriminator(in_channels: int, options: TrainOptions, seed: int | None = None) -> PatchDiscriminator:
+    """A freshly initialised discriminator of the options' size for images of so many channels."""
     network = PatchDiscriminator(DiscriminatorConfig(in_channels, options.ndf, options.d_layers))
-    init_weights(network, seeded_generator(options.seed + 1))
+    init_weights(network, seeded_generator(options.seed + 1 if seed is None else seed))
     return network
 
 
@@ -64,35 +64,65 @@ class Precision:
 
 
 class Adversary:
-    """A conditional discriminator with its optimizer: it judges (input, image) pairs."""
+    """A discriminator with its optimizer.
 
-    def __init__(self, network: nn.Module, options: TrainOptions, precision: Precision) -> None:
-        self.network, self.options, self.precision = network, options, precision
+    Args:
+        network: judges images.
+        options: loss and optimisation.
+        precision: of the forward passes.
+        conditional: whether it sees the input beside the image (pix2pix), or the image alone (CycleGAN).
+    """
+
+    def __init__(self, network: nn.Module, options: TrainOptions, precision: Precision, *, conditional: bool) -> None:
+        self.network, self.options, self.precision, self.conditional = network, options, precision, conditional
         self.optimizer = adam(network.parameters(), options)
 
     @classmethod
     def create(
-        cls, channels: int, options: TrainOptions, device: torch.device, precision: Precision, inherit: nn.Module | None = None
+        cls,
+        generator: Generator,
+        options: TrainOptions,
+        device: torch.device,
+        precision: Precision,
+        inherit: nn.Module | None = None,
+        *,
+        seed: int | None = None,
     ) -> Adversary | None:
-        """The discriminator of a run: inherited if given, None where the adversarial loss is off."""
+        """The discriminator of ``generator``'s images: inherited if given, None where the adversarial loss is off.
+
+        A new one is conditional if the options say so; of an inherited one its number of channels tells.
+
+        Raises:
+            ConfigError: an inherited one of another number of channels.
+        """
         if options.lambda_gan == 0:
             return None
-        network = inherit if inherit is not None else make_discriminator(channels, options)
-        if isinstance(network, PatchDiscriminator) and network.config.in_channels != channels:
-            raise ConfigError(
-                f"discriminator: takes {network.config.in_channels} channels, input and output together have {channels}"
-            )
-        return cls(network.to(device).train(), options, precision)
+        alone = generator.config.out_channels
+        pair = generator.config.in_channels + alone
+        conditional = options.conditional
+        if isinstance(inherit, PatchDiscriminator):
+            channels = inherit.config.in_channels
+            if channels not in (alone, pair):
+                raise ConfigError(
+                    f"discriminator: takes {channels} channels, input and output together have {pair}, the output alone {alone}"
+                )
+            conditional = channels == pair
+        network = inherit if inherit is not None else make_discriminator(pair if conditional else alone, options, seed)
+        return cls(network.to(device).train(), options, precision, conditional=conditional)
 
     def train_step(self, condition: Tensor, real: Tensor, fakes: list[Tensor]) -> Tensor:
-        """Update the discriminator on real pairs and on generated ones; returns its loss."""
+        """Update the discriminator on real images and on generated ones; returns its loss.
+
+        Args:
+            condition: inputs [N, C, H, W] of both; not looked at unless conditional.
+            real: images [N, C', H, W].
+            fakes: generated images of that shape, their losses averaged.
+        """
         self.network.requires_grad_(True)
         with self.precision.autocast():
-            real_logits = self.network(torch.cat([condition, real], 1))
+            real_logits = self._score(condition, real)
             losses = [
-                discriminator_loss(
-                    real_logits.float(), self.network(torch.cat([condition, fake.detach()], 1)).float(), self.options.gan_mode
-                )
+                discriminator_loss(real_logits.float(), self._score(condition, fake.detach()).float(), self.options.gan_mode)
                 for fake in fakes
             ]
             loss = torch.stack(losses).mean()
@@ -104,4 +134,7 @@ class Adversary:
 
     def judge(self, condition: Tensor, fake: Tensor) -> Tensor:
         """The generator's adversarial loss on its images, unweighted."""
-        return generator_loss(self.network(torch.cat([condition, fake], 1)).float(), self.options.gan_mode)
+        return generator_loss(self._score(condition, fake).float(), self.options.gan_mode)
+
+    def _score(self, condition: Tensor, image: Tensor) -> Tensor:
+        return self.network(torch.cat([condition, image], 1) if self.conditional else image)

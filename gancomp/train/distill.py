@@ -18,35 +18,17 @@ from torch import Tensor, nn
 from gancomp.checkpoints import read_weights
 from gancomp.data import Batch
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import Generator, ResnetGenerator, seeded_generator
+from gancomp.models import Generator, ResnetGenerator
 from gancomp.models.base import save_tensors
 from gancomp.models.channels import Config
-from gancomp.nn import SlicedConv2d, init_weights
 from gancomp.supernet import Supernet
 from gancomp.train.adversary import Adversary, Precision, adam
 from gancomp.train.average import WeightAverage
+from gancomp.train.layers import LayerPair, make_adaptors, pair_layers
 from gancomp.train.loop import Stage
 from gancomp.train.losses import reconstruction_loss
 from gancomp.train.options import DistillOptions
 from gancomp.train.state import StageFolder
-
-
-def make_adaptors(teacher: Generator, student: ResnetGenerator, seed: int) -> nn.ModuleList:
-    """One 1x1 convolution per distilled layer, from the student's channels to the teacher's.
-
-    Raises:
-        ConfigError: the two do not offer features at the same layers.
-    """
-    if not isinstance(teacher, ResnetGenerator) or teacher.feature_layers != student.feature_layers:
-        offered = ", ".join(teacher.feature_layers) if isinstance(teacher, ResnetGenerator) else "none"
-        raise ConfigError(
-            f"teacher: offers features at {offered}; the student has {', '.join(student.feature_layers)}; "
-            "use a teacher with as many blocks, or lambda_distill 0"
-        )
-    inputs, outputs = student.feature_channels(), teacher.feature_channels()
-    adaptors = nn.ModuleList([SlicedConv2d(inputs[name], outputs[name], 1) for name in student.feature_layers])
-    init_weights(adaptors, seeded_generator(seed + 2))
-    return adaptors
 
 
 class DistillStage(Stage):
@@ -80,11 +62,13 @@ class DistillStage(Stage):
         self.student = student.to(self.device).train()
         self.teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.precision = Precision(options, self.device)
-        channels = generator.config.in_channels + generator.config.out_channels
-        self.adversary = Adversary.create(channels, options, self.device, self.precision, discriminator)
-        self.adaptors = nn.ModuleList()
+        self.adversary = Adversary.create(generator, options, self.device, self.precision, discriminator)
+        self.layers: list[LayerPair] = []
         if options.lambda_distill > 0:
-            self.adaptors = make_adaptors(teacher, generator, options.seed).to(self.device)
+            if isinstance(student, Supernet):
+                student.set(student.space.largest)
+            self.layers = pair_layers(teacher, generator, options)
+        self.adaptors = make_adaptors(self.layers, options.seed).to(self.device)
         self.average = WeightAverage(self.student, options.ema)
         self.modules = {"student": self.student, "adaptors": self.adaptors, **self.average.modules()}
         trained = [*self.student.parameters(), *self.adaptors.parameters()]
@@ -139,24 +123,25 @@ class DistillStage(Stage):
         return losses | {name: torch.stack(values).mean() for name, values in parts.items()}
 
     def _teach(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.teacher.forward_features(x) if self.options.lambda_distill > 0 else (self.teacher(x), {})
+        if not self.layers:
+            return self.teacher(x), {}
+        return self.teacher.forward_features(x, list(dict.fromkeys(pair.teacher for pair in self.layers)))
 
     def _study(self, x: Tensor, index: int, config: Config | None) -> tuple[Tensor, list[Tensor]]:
         """The image of the index-th sub-network of a step, and its features through the adaptors."""
         if config is not None:
             self.student.set(config)
-        if self.options.lambda_distill == 0:
+        if not self.layers:
             return self.student(x), []
-        image, features = self.student.forward_features(x)
+        image, features = self.student.forward_features(x, [pair.student for pair in self.layers])
         return image, [adaptor(feature) for adaptor, feature in zip(self.adaptors, features.values(), strict=True)]
 
-    @staticmethod
-    def _distance(adapted: list[Tensor], guide: Mapping[str, Tensor]) -> Tensor:
-        pairs = zip(adapted, guide.values(), strict=True)
+    def _distance(self, adapted: list[Tensor], guide: Mapping[str, Tensor]) -> Tensor:
+        pairs = zip(adapted, (guide[pair.teacher] for pair in self.layers), strict=True)
         return torch.stack([F.mse_loss(feature.float(), wanted.float()) for feature, wanted in pairs]).sum()
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Input, teacher, student (a supernet: largest and smallest) and ground truth."""
+        """Input, teacher, student (a supernet: largest and smallest) and, of pairs, ground truth."""
         student = self.average.of(self.student).eval()
         images = {"input": batch.input, "teacher": self.teacher(batch.input)}
         if isinstance(student, Supernet):
@@ -166,7 +151,7 @@ class DistillStage(Stage):
         else:
             images["student"] = student(batch.input)
         self.student.train()
-        return images | {"ground truth": batch.target}
+        return images | {"ground truth": batch.target} if batch.paired else images
 
     def write_products(self, folder: StageFolder, provenance: dict[str, Any]) -> None:
         """The student, and what fine-tuning inherits: adaptors and discriminator."""
@@ -194,7 +179,7 @@ class DistillStage(Stage):
             for have, want in ((tensors[name], state[name]) for name in state)
         )
         if not fits:
-            raise CheckpointError(f"{path}: the adaptors are those of another teacher or another number of blocks")
+            raise CheckpointError(f"{path}: the adaptors are those of another teacher or other layers")
         self.adaptors.load_state_dict(
             {name: tensors[name][tuple(slice(0, size) for size in tensor.shape)] for name, tensor in state.items()}
         )

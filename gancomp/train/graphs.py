@@ -7,6 +7,7 @@ but its shapes are baked: therefore the student runs in tensors as wide as its l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class GraphedDistillStage(DistillStage):
             raise ConfigError(f"this training step cannot be captured: {reason}")
         super().__init__(student, teacher, options, discriminator, name)
         kernels = find_kernels(torch.empty(1, 3, 8, 8, device=self.device))
-        self._wide = WideStudent(student.generator, self.adaptors, len(self.configurations(0)), kernels)
+        layers = [pair.student for pair in self.layers]
+        self._wide = WideStudent(student.generator, self.adaptors, len(self.configurations(0)), kernels, layers)
         self._capture, self._warm = capture, 0
         self._batch: Batch | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -79,7 +81,7 @@ class GraphedDistillStage(DistillStage):
     def _load(self, batch: Batch) -> None:
         """Copy a batch to where the graph reads it."""
         if self._batch is None:
-            self._batch = Batch(batch.input.clone(), batch.target.clone(), batch.names)
+            self._batch = replace(batch, input=batch.input.clone(), target=batch.target.clone())
         if batch.input.shape != self._batch.input.shape:
             raise ConfigError(
                 f"batch of shape {list(batch.input.shape)}: the captured step is for {list(self._batch.input.shape)}"
@@ -131,6 +133,9 @@ def capture_verdict(student: Supernet, options: DistillOptions) -> str | None:
         return f"the device is {device.type}"
     if options.amp == "fp16":
         return "amp 'fp16' decides its loss scale on the host, which a captured step cannot wait for"
+    _, layers = options.layer_names()
+    if other := [name for name in layers if name not in student.generator.feature_layers]:
+        return f"student_layers names {', '.join(other)}, whose channels are not the residual stream's"
     return wide_verdict(student.generator) or kernels_verdict(torch.empty(1, 3, 8, 8, device=device))
 
 

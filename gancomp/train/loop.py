@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gancomp.data import Batch, PairedDataset, image_grid, stack_pairs, train_batches
+from gancomp.data import Batch, ImageDataset, image_grid, stack_pairs, train_batches
 from gancomp.errors import GancompError, RunError
 from gancomp.io import atomic_path
 from gancomp.train.adversary import Precision
@@ -49,7 +49,7 @@ class Stage(ABC):
 
     @abstractmethod
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Images to look at, by column caption, for a batch of validation pairs."""
+        """Images to look at, by column caption, for a batch of validation images."""
 
     @abstractmethod
     def write_products(self, folder: StageFolder, provenance: dict[str, Any]) -> None:
@@ -58,8 +58,8 @@ class Stage(ABC):
 
 def fit(
     stage: Stage,
-    train: PairedDataset,
-    val: PairedDataset,
+    train: ImageDataset,
+    val: ImageDataset,
     folder: StageFolder,
     provenance: dict[str, Any],
     *,
@@ -70,8 +70,8 @@ def fit(
 
     Args:
         stage: networks, optimizers and the step.
-        train: training pairs.
-        val: pairs for the sample pictures.
+        train: training images.
+        val: images for the sample pictures.
         folder: opened stage folder.
         provenance: recorded in the products.
         progress: show progress on stderr.
@@ -144,7 +144,7 @@ def _check_finite(values: dict[str, float], step: int, folder: StageFolder) -> N
             )
 
 
-def _preview_batch(val: PairedDataset, count: int = 4) -> Batch:
+def _preview_batch(val: ImageDataset, count: int = 4) -> Batch:
     spread = sorted({round(i * (len(val) - 1) / max(count - 1, 1)) for i in range(count)})
     return stack_pairs([val.load(index) for index in spread])
 

@@ -14,7 +14,7 @@ from gancomp.train.losses import GanMode, ReconLoss
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Adversarial training on pairs. The defaults are those of the published pix2pix recipes."""
+    """Adversarial training. The defaults are those of the published pix2pix recipes; other methods have theirs."""
 
     steps: int = 20000
     """Generator updates."""
@@ -35,7 +35,9 @@ class TrainOptions:
     recon: ReconLoss = "l1"
     """Reconstruction loss."""
     lambda_recon: float = 100.0
-    """Weight of the reconstruction loss."""
+    """Weight of the reconstruction loss (pix2pix and distillation)."""
+    conditional: bool = True
+    """A new discriminator sees the input beside the image (pix2pix); off: the image alone (CycleGAN)."""
     ndf: int = 128
     """Base width of the discriminator."""
     d_layers: int = 3
@@ -111,6 +113,25 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
+class CycleOptions:
+    """CycleGAN's own part of a teacher's training; the other methods do not read it."""
+
+    lambda_A: float = 10.0
+    """Weight of the cycle that starts and ends on side A."""
+    lambda_B: float = 10.0
+    """Weight of the cycle that starts and ends on side B."""
+    lambda_identity: float = 0.5
+    """Weight of the identity loss, relative to the cycle's weights; 0 turns it off."""
+    pool_size: int = 50
+    """Generated images from earlier steps that are kept for each discriminator; 0 shows it the newest ones only."""
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_A", "lambda_B", "lambda_identity"):
+            check_range("cyclegan", name, getattr(self, name), 0.0, 1e6)
+        check_range("cyclegan", "pool_size", self.pool_size, 0, 100_000)
+
+
+@dataclass(frozen=True)
 class DistillOptions(TrainOptions):
     """Distillation of a teacher into a supernet or into one generator (GAN Compression, sections 3.1 and 3.2).
 
@@ -123,6 +144,10 @@ class DistillOptions(TrainOptions):
     """Sub-networks of a step: one drawn evenly, one with small widths favoured, or largest, smallest and a random one."""
     sample_weight: float = 2.0
     """With `weighted`: each smaller choice of a slot is this many times as likely as the next larger one."""
+    teacher_layers: str = ""
+    """Layers of the teacher to distil from, such as `model.9,model.18`; empty: those it offers of the student's sizes."""
+    student_layers: str = ""
+    """The student's layers that follow them, as many and of equal sizes."""
     target: Literal["truth", "teacher"] = "truth"
     """What the reconstruction loss compares with: the ground truth (paired data) or the teacher's output."""
     init: Literal["teacher", "random"] = "teacher"
@@ -132,6 +157,7 @@ class DistillOptions(TrainOptions):
         super().__post_init__()
         check_range("distill", "lambda_distill", self.lambda_distill, 0.0, 1e6)
         check_range("distill", "sample_weight", self.sample_weight, 0.01, 100.0)
+        self.layer_names()
         for name, allowed in (
             ("sampling", ("uniform", "weighted", "sandwich")),
             ("target", ("truth", "teacher")),
@@ -139,3 +165,19 @@ class DistillOptions(TrainOptions):
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"distill: {name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+
+    def layer_names(self) -> tuple[list[str], list[str]]:
+        """The teacher's and the student's layers that are named; two empty lists where none are.
+
+        Raises:
+            ConfigError: not as many of one as of the other, or a student's layer twice.
+        """
+        teacher, student = (
+            [name.strip() for name in text.split(",")] if text else [] for text in (self.teacher_layers, self.student_layers)
+        )
+        if len(teacher) != len(student) or len(set(student)) < len(student):
+            raise ConfigError(
+                f"distill: teacher_layers={self.teacher_layers!r}, student_layers={self.student_layers!r}: expected as many of "
+                "both, the student's different ones"
+            )
+        return teacher, student

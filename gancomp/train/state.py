@@ -36,8 +36,12 @@ class StageFolder:
         path = self.path / "done.json"
         return read_json(path) if path.exists() else None
 
-    def open(self, settings: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Create the folder, or check that it belongs to a run of the same settings.
+
+        Args:
+            settings: of the run, resolved.
+            defaults: what settings were before they could be set: a run that was begun without one had this value.
 
         Raises:
             RunError: it was begun with other settings; the message names the first difference.
@@ -53,7 +57,7 @@ class StageFolder:
                 before = yaml.safe_load(file.read_text(encoding="utf-8"))
             except yaml.YAMLError:
                 raise RunError(f"{file}: damaged; remove the folder {self.path} to start again") from None
-            if difference := first_difference(before, yaml.safe_load(text)):
+            if difference := first_difference(_filled(before, defaults or {}), yaml.safe_load(text)):
                 raise RunError(f"{self.path}: was begun with {difference}; use the same settings or another folder")
             for leftover in self.path.rglob(LEFTOVERS):
                 leftover.unlink()
@@ -66,6 +70,14 @@ class StageFolder:
         """Mark the stage done; what is needed only to resume it is removed."""
         write_json(self.path / "done.json", dict(record))
         self.state_path.unlink(missing_ok=True)
+
+
+def _filled(before: Any, defaults: Mapping[str, Any]) -> Any:
+    """``before`` with the settings that it lacks from ``defaults``, groups too."""
+    if not isinstance(before, Mapping):
+        return before
+    known = {name: _filled(value, defaults[name]) for name, value in before.items() if isinstance(defaults.get(name), Mapping)}
+    return {**defaults, **before, **known}
 
 
 def first_difference(before: Any, now: Any, name: str = "") -> str | None:

@@ -26,8 +26,7 @@ class TeacherStage(Stage):
         self.device = options.torch_device()
         self.generator = generator.to(self.device).train()
         self.precision = Precision(options, self.device)
-        channels = generator.config.in_channels + generator.config.out_channels
-        self.adversary = Adversary.create(channels, options, self.device, self.precision)
+        self.adversary = Adversary.create(generator, options, self.device, self.precision)
         self.average = WeightAverage(self.generator, options.ema)
         self.modules = {"generator": self.generator, **self.average.modules()}
         self.optimizers = {"generator": adam(self.generator.parameters(), options)}

@@ -96,18 +96,27 @@ class WideStudent:
 
     Args:
         generator: separable, with InstanceNorm and reflection; holds the full weights.
-        adaptors: 1x1 convolutions of its features, in the order of ``generator.feature_layers``, or none.
+        adaptors: 1x1 convolutions of its features, or none.
         networks: how many sub-networks run in a step.
         kernels: what runs.
+        layers: where the adaptors' features are taken, among ``generator.feature_layers``.
 
     Raises:
         ConfigError: another kind of generator.
     """
 
-    def __init__(self, generator: ResnetGenerator, adaptors: nn.ModuleList, networks: int, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        generator: ResnetGenerator,
+        adaptors: nn.ModuleList,
+        networks: int,
+        kernels: Kernels,
+        layers: Sequence[str],
+    ) -> None:
         if (reason := wide_verdict(generator)) is not None:
             raise ConfigError(f"supernet: {reason}")
         self.generator, self.adaptors, self.kernels = generator, adaptors, kernels
+        self._positions = [int(name.split(".")[1]) for name in layers]
         # [networks, layer, (output, input)]; of a residual block (stream, hidden)
         shape = networks, len(self._pairs(generator.config)), 2
         self._widths = torch.zeros(shape, dtype=torch.int32, device=generator.model[1].weight.device)
@@ -138,8 +147,8 @@ class WideStudent:
         generator.check_input(x)
         (x,) = backend.unify_under_autocast(x, convolution=True)
         pairs = iter(self._widths[index])
-        wanted = {int(name.split(".")[1]) for name in generator.feature_layers} if len(self.adaptors) else set()
-        features, pair = [], None
+        features: dict[int, Tensor] = {}
+        pair = None
         for position, layer in enumerate(generator.model):
             if isinstance(layer, InstanceNormAct):
                 x = self.kernels.norm.apply(x, None, None, None, layer.relu, layer.eps, pair[:1])
@@ -148,11 +157,11 @@ class WideStudent:
             elif not isinstance(layer, nn.Identity):
                 pair = next(pairs)
                 x = self._block(layer, x, pair) if isinstance(layer, ResnetBlock) else self._convolve(layer, x, pair)
-            if position in wanted:
-                features.append(x)
+            if position in self._positions:
+                features[position] = x
+        taken = [features[position] for position in self._positions]
         adapted = [
-            self._convolve(adaptor, feature, pair)
-            for adaptor, feature, pair in zip(self.adaptors, features, pairs, strict=True)
+            self._convolve(adaptor, feature, pair) for adaptor, feature, pair in zip(self.adaptors, taken, pairs, strict=True)
         ]
         return x, adapted
 

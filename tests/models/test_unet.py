@@ -68,11 +68,6 @@ def test_dropout_is_in_the_middle_levels_only() -> None:
     assert not any(isinstance(module, torch.nn.Dropout) for module in UnetGenerator(UnetConfig(2, 8, dropout=0)).modules())
 
 
-def test_features_are_not_offered() -> None:
-    with pytest.raises(ConfigError, match=r"unet: this architecture offers no features .*lambda_distill to 0"):
-        UnetGenerator(UnetConfig(2, 5)).forward_features(torch.zeros(1, 3, 32, 32))
-
-
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32), (1, 3, 48, 32), (1, 3, 32, 16), (1, 3, 0, 32)])
 def test_wrong_input(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"x of shape \["):

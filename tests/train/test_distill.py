@@ -95,7 +95,7 @@ def test_discriminator_is_inherited() -> None:
 
 
 def test_discriminator_of_other_channels() -> None:
-    with pytest.raises(ConfigError, match="discriminator: takes 4 channels, input and output together have 6"):
+    with pytest.raises(ConfigError, match="takes 4 channels, input and output together have 6, the output alone 3"):
         DistillStage(supernet(), teacher(), options(), PatchDiscriminator(DiscriminatorConfig(4, ndf=2)))
 
 
@@ -108,15 +108,8 @@ def test_without_adversarial_loss_there_is_no_discriminator(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adaptors.safetensors", "supernet.safetensors"]
 
 
-def test_unet_teacher() -> None:
-    """It offers no features at a ResNet's layers: without feature distillation it teaches all the same."""
+def test_unet_teacher_without_feature_distillation() -> None:
     unet = published.randomised(UnetGenerator(UnetConfig(2, 5)))
-    with pytest.raises(ConfigError) as caught:
-        DistillStage(supernet(), unet, options())
-    assert str(caught.value) == (
-        "teacher: offers features at none; the student has model.9, model.10, model.11; "
-        "use a teacher with as many blocks, or lambda_distill 0"
-    )
     stage = DistillStage(supernet(), unet, options(lambda_distill=0.0, target="teacher"))
     data = batch(size=32)
     with torch.no_grad():
@@ -131,10 +124,6 @@ def test_unet_teacher() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: teacher(n_blocks=3),
-            "model.10, model.11, model.12; the student has model.9, model.10, model.11",
-        ),
         (lambda: teacher(in_channels=1), "teacher: has in_channels=1, the student 3; they must be equal"),
         (lambda: teacher(out_channels=1), "teacher: has out_channels=1, the student 3; they must be equal"),
     ],
@@ -257,3 +246,29 @@ def test_initial_discriminator_follows_from_the_seed() -> None:
     assert torch.equal(networks[0].model[0].weight, networks[1].model[0].weight)
     assert not torch.equal(networks[0].model[0].weight, networks[2].model[0].weight)
     assert networks[0].config == DiscriminatorConfig(6, 2, 3)
+
+
+# -- discriminators that see the image alone -------------------------------------------------------------------------------
+
+
+def test_a_discriminator_of_the_image_alone() -> None:
+    """Its channels tell: it is given images and no inputs, with a new one as the options say."""
+    seen: list[int] = []
+    mine = PatchDiscriminator(DiscriminatorConfig(3, ndf=2, n_layers=1))
+    mine.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    stage = DistillStage(supernet(), teacher(), options(conditional=True), mine)
+    assert not stage.adversary.conditional
+    stage.step(batch(), 0)
+    assert set(seen) == {3}
+    fresh = DistillStage(supernet(), teacher(), options(conditional=False))
+    assert fresh.adversary.network.config.in_channels == 3
+    both = DistillStage(supernet(), teacher(), options(conditional=False), PatchDiscriminator(DiscriminatorConfig(6, ndf=2)))
+    assert both.adversary.conditional
+
+
+def test_unpaired_images_have_no_ground_truth_to_show() -> None:
+    stage = DistillStage(supernet(), teacher(), options(target="teacher", conditional=False))
+    images = batch()
+    unpaired = Batch(images.input, images.target, images.names, paired=False)
+    with torch.no_grad():
+        assert list(stage.preview(unpaired)) == ["input", "teacher", "largest", "smallest"]

@@ -242,9 +242,9 @@ def test_a_unet_teacher(tmp_path: Path) -> None:
     run = replace(supernet_run(tmp_path / "s", unet, steps=2, lambda_distill=0.0), space="4,2")
     path = run_supernet(run, progress=False)
     assert load_supernet(path).generator.config.n_blocks == 9
-    with pytest.raises(ConfigError, match="teacher: offers features at none"):
-        run_supernet(replace(run, out=str(tmp_path / "d"), train=replace(run.train, lambda_distill=1.0)), progress=False)
-    assert not (tmp_path / "d").exists()
+    features = run_supernet(replace(run, out=str(tmp_path / "f"), train=replace(run.train, lambda_distill=1.0)), progress=False)
+    adaptors = load_file(features.parent / "adaptors.safetensors")
+    assert [adaptors[f"{pair}.weight"].shape[0] for pair in range(2)] == [4, 4], "a quarter of its size, down and up"
 
 
 # -- export ----------------------------------------------------------------------------------------------------------------
