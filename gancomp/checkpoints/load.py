@@ -86,8 +86,8 @@ def load_supernet(path: str | os.PathLike[str]) -> Supernet:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> SlicedGenerator:
-    """Cut the generator of one configuration out of a supernet's file.
+def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> Any:
+    """Cut the generator of one configuration out of a supernet's file; it is of the supernet's class.
 
     A file of this project says which configurations it holds. One of GAN Compression does not: it is the file of a separable
     generator of one base width, and any configuration up to that width is taken. Of batch statistics the first channels are

@@ -126,6 +126,7 @@ class MultiscaleDiscriminator(Network):
     """
 
     config: MultiscaleConfig
+    scales: nn.ModuleList
 
     def __init__(self, config: MultiscaleConfig) -> None:
         super().__init__()
@@ -159,11 +160,11 @@ class MultiscaleDiscriminator(Network):
         if min(x.shape[2:]) < self.config.min_size:
             raise ConfigError(f"x of shape {list(x.shape)}: this discriminator needs sides of at least {self.config.min_size}")
         scores: list[list[Tensor]] = []
-        for index, layers in enumerate(self.scales):
+        for index, scale in enumerate(self.scales):
             # The average is of what lies in the image.
             x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False) if index else x
             maps = [x]
-            for layer in layers:
+            for layer in scale.children():
                 maps.append(layer(maps[-1]))
             scores.append(maps[1:])
         return scores

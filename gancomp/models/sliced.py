@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -59,7 +59,8 @@ class SlicedGenerator(Generator):
             ConfigError: another structure, or a width above the network's own.
         """
         check_sub_config(config, self.config)
-        rule, widths = _dimensions(type(self), self.config), tuple(config.widths.values())
+        network: Any = type(self)
+        rule, widths = _dimensions(network, self.config), tuple(config.widths.values())
         return {
             name: tensor[tuple(slice(0, widths[size - _MARK] if size >= _MARK else size) for size in rule[name])]
             for name, tensor in self.state_dict().items()
@@ -96,14 +97,14 @@ _MARK = 2**28
 
 
 @functools.lru_cache(maxsize=16)
-def _dimensions(network: type[SlicedGenerator], structure: SlicedConfig) -> dict[str, torch.Size]:
+def _dimensions(build: Callable[[Any], Generator], structure: SlicedConfig) -> dict[str, torch.Size]:
     """The shape of every tensor of networks of this structure, by name; ``_MARK + i`` is the i-th of their widths.
 
     They are read off a network of such widths, which exists without data.
     """
     marked = structure.with_widths(range(_MARK, _MARK + len(structure.widths)))
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in network(marked).state_dict().items()}
+        return {name: tensor.shape for name, tensor in build(marked).state_dict().items()}
 
 
 def check_sub_config(config: SlicedConfig, full: SlicedConfig) -> None:

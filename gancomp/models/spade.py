@@ -238,7 +238,7 @@ class SpadeGenerator(SlicedGenerator):
         stride = self.size_multiple
         for name, doubled in _plan(self.config):
             stride = stride // 2 if doubled else stride
-            yield name, self.get_submodule(name), stride
+            yield name, getattr(self, name), stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Paint the label map ``x`` as [N, out_channels, H, W] in [-1, 1]."""

@@ -30,7 +30,7 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """Take in the values of ``x`` [N, C, H, W]."""
         count = x.numel() // x.shape[1]
-        variance, mean = (value.double() for value in torch.var_mean(x.float(), dim=(0, 2, 3), correction=0))
+        variance, mean = (value.double() for value in torch.var_mean(_wide(x), dim=(0, 2, 3), correction=0))
         delta, total = mean - self.mean, self.count + count
         self._squares = self._squares + variance * count + delta.square() * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
@@ -40,6 +40,10 @@ class Moments:
     def variance(self) -> Tensor:
         """Biased variance [C], float64."""
         return self._squares / self.count
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @torch.no_grad()

@@ -37,6 +37,9 @@ class Supernet(nn.Module):
         ConfigError: slots and blocks do not fit, or a ResNet generator with BatchNorm.
     """
 
+    # A SlicedGenerator, of the class that was given.
+    generator: Any
+
     def __init__(self, space: SearchSpace, n_blocks: int = 9, generator: SlicedGenerator | None = None, **fields) -> None:
         super().__init__()
         if generator is None:
@@ -87,7 +90,8 @@ class Supernet(nn.Module):
         """
         self.set(config)
         self.calibrated = None
-        calibrate(self.generator, batches)
+        if self.batch_norms:
+            calibrate(self.generator, batches)
         self.calibrated = self.active
 
     def check_calibrated(self, config: Sequence[int]) -> None:
@@ -116,8 +120,8 @@ class Supernet(nn.Module):
         self.set(config)
         return config
 
-    def extract(self, config: Sequence[int]) -> SlicedGenerator:
-        """Copy the sub-network of ``config`` into a generator of its own.
+    def extract(self, config: Sequence[int]) -> Any:
+        """Copy the sub-network of ``config`` into a generator of its own, of the supernet's class.
 
         Raises:
             ConfigError: it is not in the space, or not calibrated.

@@ -67,7 +67,7 @@ def test_spade(tmp_path: Path, upsampling: str, spectral: str) -> None:
     }[spectral]}  # fmt: skip
     for _ in range(3):
         with torch.no_grad():
-            stock.train()(torch.randn(1, LABELS, 128, 128))
+            stock.train()(torch.randn(2, LABELS, 128, 128))
     assume = {} if upsampling == "most" else {"upsampling": upsampling}
     ours = load(tmp_path, {f"module.{name}": tensor for name, tensor in stock.eval().state_dict().items()}, **assume)
     assert (ours.config.upsampling, ours.config.stream, set(ours.config.embed)) == (upsampling, 32, {6})
@@ -80,7 +80,7 @@ def test_spectral_norm_that_kept_one_vector(tmp_path: Path) -> None:
     stock = stock_of(spectral="hook")
     with torch.no_grad():
         for _ in range(20):
-            stock.train()(torch.randn(1, LABELS, 64, 64))
+            stock.train()(torch.randn(2, LABELS, 64, 64))
     state = {name: tensor for name, tensor in stock.eval().state_dict().items() if not name.endswith("weight_v")}
     ours = load(tmp_path, state, upsampling="more")
     x = one_hot(label_map(1, 3, 64, 64), 3)
@@ -177,7 +177,7 @@ def changed(**tensors: Tensor | None) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (lambda: changed(**{"fc.weight": torch.zeros(256, 256)}), "starts from an image encoder's code"),
+        (lambda: changed(**{"fc.weight": torch.zeros(256, 256)}), "start from an image encoder's code"),
         (lambda: changed(**{"fc.weight": torch.zeros(16, 4, 5, 5)}), "3x3 convolutions only"),
         (lambda: changed(**{"fc.weight": None}), "tensor fc.weight is missing"),
         (lambda: changed(**{"up_5.conv_0.weight": torch.zeros(1, 1, 3, 3)}), r"blocks up_N with N in \[0, 1, 2, 3, 5\]"),

@@ -17,11 +17,19 @@ SPECTRAL = {
 }
 
 
+class PlaneNorm(nn.Module):
+    """InstanceNorm without parameters; PyTorch's refuses maps of one pixel, of which zeros become."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean((2, 3), keepdim=True)
+        return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+
+
 class Separable(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
-        self.conv = nn.Sequential(depthwise, nn.InstanceNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
+        self.conv = nn.Sequential(depthwise, PlaneNorm(), nn.Conv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -34,7 +42,7 @@ class Modulation(nn.Module):
         super().__init__()
         self.extra = statistics - channels
         batch = norm == "batch"
-        self.param_free_norm = nn.BatchNorm2d(statistics, affine=False) if batch else nn.InstanceNorm2d(channels)
+        self.param_free_norm = nn.BatchNorm2d(statistics, affine=False) if batch else PlaneNorm()
         self.mlp_shared = nn.Sequential(nn.Conv2d(labels, hidden, 3, padding=1), nn.ReLU())
         self.mlp_gamma, self.mlp_beta = (
             Separable(hidden, channels) if separable else nn.Conv2d(hidden, channels, 3, padding=1) for _ in range(2)

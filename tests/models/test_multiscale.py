@@ -73,7 +73,7 @@ def test_every_weight_has_norm_one_and_learns() -> None:
     network.eval()
     for conv in convs:
         assert torch.linalg.matrix_norm(conv.weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=2e-2)
-        assert conv.parametrizations.weight.original.std() == pytest.approx(0.5, rel=0.35), "initialised as asked"
+        assert conv.parametrizations.weight.original.std().item() == pytest.approx(0.5, rel=0.35), "initialised as asked"
     sum(maps[-1].square().mean() for maps in network(x)).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
