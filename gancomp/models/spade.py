@@ -18,7 +18,7 @@ from gancomp.errors import ConfigError
 from gancomp.models.base import check_choice, check_range, register_network
 from gancomp.models.channels import format_config, parse_config
 from gancomp.models.sliced import SlicedGenerator
-from gancomp.nn import LabelConv2d, ModulatedNorm, SeparableConv2d, SlicedConv2d, label_taps
+from gancomp.nn import LabelConv2d, ModulatedNorm, SeparableConv2d, SlicedConv2d, label_taps, one_hot_labels
 
 SLOPE = 0.2
 # Halvings between the image and the smallest map.
@@ -263,9 +263,16 @@ class SpadeGenerator(SlicedGenerator):
         return {"head_0": self.config.stream, "G_middle_1": self.config.stream, "up_1": self.config.up[1]}
 
     def labels_at(self, x: Tensor, stride: int) -> Tensor:
-        """The label map of every ``stride``-th pixel, as the label convolutions take it."""
+        """The label map of every ``stride``-th pixel, as the label convolutions take it.
+
+        Integers are gathered from at inference. Where gradients are wanted they become their one-hot image: the backward pass of
+        a gather, which scatters, takes several times as long as that of the convolution.
+        """
         x = x[..., ::stride, ::stride]
-        return x if x.is_floating_point() else label_taps(x, self.config.label_nc)
+        if x.is_floating_point():
+            return x
+        classes = self.config.label_nc
+        return one_hot_labels(x, classes).to(self.fc.weight.dtype) if torch.is_grad_enabled() else label_taps(x, classes)
 
     def check_input(self, x: Tensor) -> None:
         """Raise a ConfigError unless ``x`` fits the network. Labels on a GPU are not looked at, which would wait for it."""
