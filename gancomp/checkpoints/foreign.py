@@ -1,8 +1,8 @@
 """Networks of other projects, recognised by the names and shapes of their tensors.
 
 Known are the ResNet and U-Net generators and the patch discriminators of pytorch-CycleGAN-and-pix2pix and of GAN Compression
-(there also separable, supernet and compressed ones). Their layer numbers are those of :mod:`gancomp.models`, so most tensors
-keep their names; docs/checkpoints.md lists the layouts.
+(there also separable, supernet and compressed ones), and SPADE generators (:mod:`gancomp.checkpoints.spade`). Their names and
+layer numbers are those of :mod:`gancomp.models`, so most tensors keep theirs; docs/checkpoints.md lists the layouts.
 """
 
 from __future__ import annotations
@@ -10,67 +10,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from gancomp.checkpoints.assume import INPUT_RANGES, LABEL_FIELDS, PUBLISHED, STATISTICS, Assumptions, ForeignNetwork, shape_of
 from gancomp.checkpoints.files import State
-from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import (
-    DiscriminatorConfig,
-    Network,
-    ResnetConfig,
-    ResnetGenerator,
-    UnetConfig,
-    build_network,
-)
-from gancomp.models.base import check_choice, check_range
+from gancomp.checkpoints.spade import SPADE_MARK, read_spade
+from gancomp.errors import CheckpointError
+from gancomp.models import DiscriminatorConfig, Network, ResnetConfig, ResnetGenerator, UnetConfig, build_network
 from gancomp.models.channels import format_config
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # What wraps a network writes before its names.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
-# A value v in [-1, 1] is scale * v + shift in the other range.
-_INPUT_RANGES = {"unit": (0.5, 0.5), "byte": (127.5, 127.5)}
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What the tensors of a foreign network cannot tell. The defaults are what the published networks are."""
-
-    batch_stats: bool = True
-    """BatchNorm by the statistics of each image, as pix2pix tests: made the equal affine InstanceNorm. Off: by running ones."""
-    dropout: float = 0.0
-    """Dropout rate in training, for what goes on training it; nothing drops out at inference."""
-    input_range: Literal["signed", "unit", "byte"] = "signed"
-    """Values it was trained on: `signed` [-1, 1], `unit` [0, 1] or `byte` [0, 255]. Folded into the first layer."""
-    output_range: Literal["signed", "unit"] = "signed"
-    """How it ends: `signed` in a tanh, [-1, 1], or `unit` in a sigmoid, [0, 1]. Folded into the last layer."""
-
-    def __post_init__(self) -> None:
-        check_range("assume", "dropout", self.dropout, 0.0, 0.99)
-        check_choice("assume", "input_range", self.input_range, ("signed", *_INPUT_RANGES))
-        check_choice("assume", "output_range", self.output_range, ("signed", "unit"))
-
-    def refuse(self, owner: str, **reasons: str) -> None:
-        """Raise a ConfigError where a field named in ``reasons`` is not at its default."""
-        for name, reason in reasons.items():
-            if (value := getattr(self, name)) != getattr(PUBLISHED, name):
-                raise ConfigError(f"{name}={value!r}: {owner} {reason}")
-
-
-PUBLISHED = Assumptions()
-
-
-@dataclass(frozen=True)
-class ForeignNetwork:
-    """A recognised network: ``tensors`` carry this project's names, ``found`` says in words what it is."""
-
-    arch: str
-    config: ResnetConfig | UnetConfig | DiscriminatorConfig
-    tensors: State
-    found: str
 
 
 def convert_state(state: Mapping[str, torch.Tensor], assume: Assumptions = PUBLISHED) -> ForeignNetwork:
@@ -81,23 +33,17 @@ def convert_state(state: Mapping[str, torch.Tensor], assume: Assumptions = PUBLI
         ConfigError: an assumption that this network cannot fulfil.
     """
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    if SPADE_MARK in tensors:
+        return read_spade(tensors, assume)
     for first, read in _LAYOUTS.items():
         if first in tensors:
+            assume.refuse("this network", **dict.fromkeys(LABEL_FIELDS, "takes no label maps"))
             return read(tensors, assume)
     names = ", ".join(sorted(tensors)[:4])
     raise CheckpointError(
-        "not a network of a known layout (ResNet or U-Net generator, patch discriminator); "
+        "not a network of a known layout (ResNet, U-Net or SPADE generator, patch discriminator); "
         f"its tensors begin with: {names or 'none'}"
     )
-
-
-def _shape(tensors: State, name: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"tensor {name} is missing from the network")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != 4 or 0 in shape:
-        raise CheckpointError(f"tensor {name} has shape {list(shape)}: expected 4 dimensions")
-    return shape
 
 
 # -- norms -----------------------------------------------------------------------------------------------------------------
@@ -123,7 +69,7 @@ def _norm_of(tensors: State, conv: str, norm: str) -> str:
 
 
 def _without_statistics(tensors: State) -> State:
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_STATISTICS)}
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(STATISTICS)}
 
 
 def _settle_norm(config: Any, tensors: State, assume: Assumptions) -> tuple[Any, State, str]:
@@ -136,7 +82,7 @@ def _settle_norm(config: Any, tensors: State, assume: Assumptions) -> tuple[Any,
     if config.norm == "batch" and assume.batch_stats:
         config = dataclasses.replace(config, norm="instance_affine")
         words = "BatchNorm on the statistics of each image, as affine InstanceNorm"
-    elif config.norm != "batch" and any(name.endswith(_STATISTICS) for name in tensors):
+    elif config.norm != "batch" and any(name.endswith(STATISTICS) for name in tensors):
         words += " (statistics of early PyTorch versions left out)"
     return config, tensors if config.norm == "batch" else _without_statistics(tensors), words
 
@@ -167,7 +113,7 @@ def fold_ranges(network: Network, assume: Assumptions) -> None:
     """
     layers: Any = getattr(network, "model", None)
     if isinstance(network, ResnetGenerator) and assume.input_range != "signed":
-        scale, shift = _INPUT_RANGES[assume.input_range]
+        scale, shift = INPUT_RANGES[assume.input_range]
         first, norm = layers[1], layers[2]
         moved = shift * first.weight.double().sum((1, 2, 3))
         first.weight.mul_(scale)
@@ -187,7 +133,7 @@ def fold_ranges(network: Network, assume: Assumptions) -> None:
 
 
 def _resnet(tensors: State, assume: Assumptions) -> ForeignNetwork:
-    stem, in_channels, *_ = _shape(tensors, "model.1.weight")
+    stem, in_channels, *_ = shape_of(tensors, "model.1.weight")
     norm = _norm_of(tensors, "model.1", "model.2")
     blocks = sorted({int(m[1]) for name in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", name))})
     n_blocks = len(blocks)
@@ -205,13 +151,13 @@ def _resnet(tensors: State, assume: Assumptions) -> ForeignNetwork:
     hidden = "conv_block.1.conv.2.weight" if separable else "conv_block.1.weight"
     config = ResnetConfig(
         stem=stem,
-        down=_shape(tensors, "model.4.weight")[0],
-        stream=_shape(tensors, "model.7.weight")[0],
-        hidden=tuple(_shape(tensors, f"model.{block}.{hidden}")[0] for block in blocks),
-        up=_shape(tensors, f"model.{10 + n_blocks}.weight")[1],
-        last=_shape(tensors, f"model.{13 + n_blocks}.weight")[1],
+        down=shape_of(tensors, "model.4.weight")[0],
+        stream=shape_of(tensors, "model.7.weight")[0],
+        hidden=tuple(shape_of(tensors, f"model.{block}.{hidden}")[0] for block in blocks),
+        up=shape_of(tensors, f"model.{10 + n_blocks}.weight")[1],
+        last=shape_of(tensors, f"model.{13 + n_blocks}.weight")[1],
         in_channels=in_channels,
-        out_channels=_shape(tensors, f"model.{17 + n_blocks}.weight")[0],
+        out_channels=shape_of(tensors, f"model.{17 + n_blocks}.weight")[0],
         separable=separable,
         norm=norm,
         dropout=assume.dropout,
@@ -240,7 +186,7 @@ def _resnet_widths(config: ResnetConfig) -> str:
 
 def _unet(tensors: State, assume: Assumptions) -> ForeignNetwork:
     assume.refuse("a U-Net", input_range="pads its image with zeros, which no change of its first layer makes up for")
-    ngf, in_channels, *_ = _shape(tensors, "model.model.0.weight")
+    ngf, in_channels, *_ = shape_of(tensors, "model.model.0.weight")
     prefix, levels = "model.model.1.model", 1
     while f"{prefix}.1.weight" in tensors:
         levels += 1
@@ -249,7 +195,7 @@ def _unet(tensors: State, assume: Assumptions) -> ForeignNetwork:
         ngf=ngf,
         n_levels=levels,
         in_channels=in_channels,
-        out_channels=_shape(tensors, "model.model.3.weight")[1],
+        out_channels=shape_of(tensors, "model.model.3.weight")[1],
         norm=_norm_of(tensors, "model.model.0", "model.model.1.model.2"),
         dropout=assume.dropout,
     )
@@ -263,7 +209,7 @@ def _discriminator(tensors: State, assume: Assumptions) -> ForeignNetwork:
     assume.refuse("a discriminator", **dict.fromkeys(("dropout", "input_range", "output_range"), "is no generator"))
     pixel = "net.0.weight" in tensors
     name = "net" if pixel else "model"
-    ndf, in_channels, *_ = _shape(tensors, f"{name}.0.weight")
+    ndf, in_channels, *_ = shape_of(tensors, f"{name}.0.weight")
     numbers = (int(m[1]) for key, t in tensors.items() if t.dim() == 4 and (m := re.fullmatch(rf"{name}\.(\d+)\.weight", key)))
     convs = sorted(numbers)
     n_layers = 0 if pixel else len(convs) - 2

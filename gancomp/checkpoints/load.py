@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from gancomp.checkpoints.assume import PUBLISHED, Assumptions
 from gancomp.checkpoints.files import State, metadata_json, read_metadata, read_weights
-from gancomp.checkpoints.foreign import PUBLISHED, Assumptions, convert_state, fold_ranges
+from gancomp.checkpoints.foreign import convert_state, fold_ranges
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import Generator, Network, ResnetGenerator, build_network
+from gancomp.models import Generator, Network, SlicedGenerator, build_network
 from gancomp.supernet import SearchSpace, Supernet
 
 
@@ -46,8 +47,8 @@ def load_foreign(path: str | os.PathLike[str], assume: Assumptions = PUBLISHED) 
 def load_generator(path: str | os.PathLike[str], assume: Assumptions = PUBLISHED) -> Generator:
     """Load a generator from one file; nothing else is needed.
 
-    Files of this project carry their configuration. Files of pytorch-CycleGAN-and-pix2pix (ResNet, U-Net) and of GAN
-    Compression (full, mobile, supernet, compressed) are recognised from their tensor names and shapes.
+    Files of this project carry their configuration. Files of pytorch-CycleGAN-and-pix2pix (ResNet, U-Net), of GAN Compression
+    (full, mobile, supernet, compressed; ResNet and GauGAN) and of SPADE are recognised from their tensor names and shapes.
 
     Args:
         path: a ``.safetensors`` file, or a PyTorch file (``.pth``, ``.pt``) of plain tensors.
@@ -73,7 +74,7 @@ def load_supernet(path: str | os.PathLike[str]) -> Supernet:
     """
     network = load_network(path)
     values = metadata_json(read_metadata(path), "gancomp.space", path)
-    if values is None or not isinstance(network, ResnetGenerator):
+    if values is None or not isinstance(network, SlicedGenerator):
         raise CheckpointError(
             f"{path}: holds no supernet (a generator with its search space), as `gancomp supernet` and "
             "`gancomp convert --space` write it"
@@ -85,23 +86,25 @@ def load_supernet(path: str | os.PathLike[str]) -> Supernet:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> ResnetGenerator:
-    """Cut the generator of one configuration out of a supernet's file.
+def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> Any:
+    """Cut the generator of one configuration out of a supernet's file; it is of the supernet's class.
 
     A file of this project says which configurations it holds. One of GAN Compression does not: it is the file of a separable
-    generator of one base width, and any configuration up to that width is taken.
+    generator of one base width, and any configuration up to that width is taken. Of batch statistics the first channels are
+    taken, as published code does; they are not those of the configuration (see :meth:`gancomp.Supernet.calibrate`).
 
     Raises:
         CheckpointError: the file holds no supernet, or see :func:`load_generator`.
-        ConfigError: a configuration that the supernet does not hold.
+        ConfigError: a configuration that the supernet does not hold, or, in a file of this project, one whose batch statistics
+            are not known.
     """
     if "gancomp.config" in read_metadata(path):
         return load_supernet(path).extract(channels)
     network = load_network(path)
-    if not isinstance(network, ResnetGenerator) or not network.config.separable or len(set(network.config.channels or ())) != 1:
+    if not isinstance(network, SlicedGenerator) or not network.config.separable or len(set(network.config.channels or ())) != 1:
         raise CheckpointError(
             f"{path}: holds no supernet; expected one of this project, or GAN Compression's, a ResNet generator with separable "
-            "blocks and one base width"
+            "blocks or a SPADE generator with separable modulations, of one base width"
         )
     return network.extract(network.config.with_channels(channels))
 

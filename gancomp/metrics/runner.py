@@ -104,7 +104,7 @@ class Runner:
         try:
             return Engine(supernet.extract_bytes(config), threads=self.threads)
         except CheckpointError:
-            weights = supernet.generator.slices(supernet.resnet_config(config)).values()
+            weights = supernet.generator.slices(supernet.network_config(config)).values()
             if all(bool(tensor.isfinite().all()) for tensor in weights):
                 raise
             raise NotFiniteError(f"the weights of {format_config(config)}: contain values that are not finite") from None

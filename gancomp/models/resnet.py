@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from gancomp import ops
 from gancomp.errors import ConfigError
-from gancomp.models.base import Generator, check_choice, check_range, network_to_bytes, no_layer, register_network
+from gancomp.models.base import check_choice, check_range, no_layer, register_network
 from gancomp.models.channels import format_config, parse_config
+from gancomp.models.sliced import SlicedGenerator
 from gancomp.nn import SeparableConv2d, SlicedConv2d, SlicedConvTranspose2d, make_norm
 
 _PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "zeros"}
+_WIDTHS = ("stem", "down", "stream", "up", "last")
 
 
 def hidden_slots(n_blocks: int) -> int:
@@ -113,9 +113,23 @@ class ResnetConfig:
 
     def with_channels(self, channels: Sequence[int]) -> ResnetConfig:
         """The same network at the widths of a configuration; see :meth:`from_channels`."""
-        widths = ResnetConfig.from_channels(channels, self.n_blocks)
-        names = ("stem", "down", "stream", "hidden", "up", "last")
-        return dataclasses.replace(self, **{name: getattr(widths, name) for name in names})
+        return self.with_widths([*ResnetConfig.from_channels(channels, self.n_blocks).widths.values()])
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Every width that a sub-network may have less of, by name."""
+        plain = {name: getattr(self, name) for name in _WIDTHS}
+        return plain | {f"hidden[{block}]": width for block, width in enumerate(self.hidden)}
+
+    def with_widths(self, widths: Sequence[int]) -> ResnetConfig:
+        """The same network at other widths, in the order of :attr:`widths`."""
+        plain = dict(zip(_WIDTHS, widths, strict=False))
+        return dataclasses.replace(self, **plain, hidden=tuple(widths[len(_WIDTHS) :]))
+
+    @property
+    def slots(self) -> int:
+        """How many base channel counts a configuration has."""
+        return 5 + hidden_slots(self.n_blocks)
 
     @property
     def n_blocks(self) -> int:
@@ -205,7 +219,7 @@ def layer_by_layer(network: nn.Module) -> Iterator[None]:
 
 
 @register_network("resnet", ResnetConfig)
-class ResnetGenerator(Generator):
+class ResnetGenerator(SlicedGenerator):
     """7x7 stem, two stride-2 convolutions, residual blocks, two transposed convolutions, 7x7 head, tanh.
 
     Args:
@@ -297,13 +311,7 @@ class ResnetGenerator(Generator):
         if min(x.shape[2:]) < 8 or x.shape[2] % 4 or x.shape[3] % 4:
             raise ConfigError(f"x of shape {list(x.shape)}: height and width must be multiples of 4, at least 8")
 
-    def set_widths(self, config: ResnetConfig) -> None:
-        """Make the network use the first channels of its weights, as many as ``config`` says; copies nothing.
-
-        Raises:
-            ConfigError: another structure, or a width above the network's own.
-        """
-        check_sub_config(config, self.config)
+    def _use(self, config: ResnetConfig) -> None:
         model, n = self.model, self.config.n_blocks
         model[1].active_out_channels = config.stem
         model[4].active_out_channels = config.down
@@ -313,65 +321,3 @@ class ResnetGenerator(Generator):
             block.conv_block[6].active_out_channels = config.stream
         model[10 + n].active_out_channels = config.up
         model[13 + n].active_out_channels = config.last
-
-    def slices(self, config: ResnetConfig) -> dict[str, Tensor]:
-        """Views of the first channels of every tensor, as many as ``config`` says: the state of that network, by name.
-
-        Raises:
-            ConfigError: another structure, or a width above the network's own.
-        """
-        check_sub_config(config, self.config)
-        rule, widths = _dimensions(self.config), _widths(config)
-        return {
-            name: tensor[tuple(slice(0, widths[size - _MARK] if size >= _MARK else size) for size in rule[name])]
-            for name, tensor in self.state_dict().items()
-        }
-
-    def extract(self, config: ResnetConfig) -> ResnetGenerator:
-        """Copy :meth:`slices` into a generator of its own."""
-        state = {name: view.clone(memory_format=torch.contiguous_format) for name, view in self.slices(config).items()}
-        with torch.device("meta"):
-            small = ResnetGenerator(config)
-        small.load_state_dict(state, assign=True)
-        return small.train(self.training)
-
-    def extract_bytes(self, config: ResnetConfig) -> bytes:
-        """The file of :meth:`extract`'s generator, in a fraction of the time that it takes to build one.
-
-        Raises:
-            ConfigError: as :meth:`slices`.
-        """
-        return network_to_bytes({"arch": self.arch, **dataclasses.asdict(config)}, self.slices(config), provenance={})
-
-
-def _widths(config: ResnetConfig) -> tuple[int, ...]:
-    return (config.stem, config.down, config.stream, config.up, config.last, *config.hidden)
-
-
-# Above every width that there is: stands for one in a shape.
-_MARK = 2**28
-
-
-@functools.lru_cache(maxsize=16)
-def _dimensions(structure: ResnetConfig) -> dict[str, torch.Size]:
-    """The shape of every tensor of networks of this structure, by name; ``_MARK + i`` is the i-th of their :func:`_widths`.
-
-    They are read off a network of such widths, which exists without data.
-    """
-    stem, down, stream, up, last, *hidden = range(_MARK, _MARK + len(_widths(structure)))
-    marked = dataclasses.replace(structure, stem=stem, down=down, stream=stream, up=up, last=last, hidden=tuple(hidden))
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in ResnetGenerator(marked).state_dict().items()}
-
-
-def check_sub_config(config: ResnetConfig, full: ResnetConfig) -> None:
-    """Raise a ConfigError unless ``config`` is ``full`` with equal or smaller widths."""
-    widths = ("stem", "down", "stream", "up", "last")
-    same = dataclasses.replace(config, hidden=full.hidden, **{name: getattr(full, name) for name in widths})
-    if same != full or config.n_blocks != full.n_blocks:
-        raise ConfigError(f"sub-network {config}: differs from its supernet {full} in more than widths")
-    pairs = [(name, getattr(config, name), getattr(full, name)) for name in widths]
-    pairs += [(f"hidden[{i}]", a, b) for i, (a, b) in enumerate(zip(config.hidden, full.hidden, strict=True))]
-    for name, width, limit in pairs:
-        if width > limit:
-            raise ConfigError(f"{name}={width}: above the supernet's {limit}")

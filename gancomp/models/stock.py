@@ -7,12 +7,14 @@ an in-place ReLU costs extra copies in the backward pass, and a baseline must no
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
 from gancomp.models.base import Generator
 from gancomp.models.resnet import ResnetBlock, ResnetGenerator
-from gancomp.nn import BatchNormAct, InstanceNormAct, SeparableConv2d
+from gancomp.models.spade import SLOPE, Spade, SpadeBlock, SpadeGenerator
+from gancomp.nn import BatchNormAct, InstanceNormAct, ModulatedNorm, SeparableConv2d
 
 _PADS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
 
@@ -29,14 +31,68 @@ class StockBlock(nn.Module):
         return x + self.layers(x)
 
 
+class StockSpade(nn.Module):
+    """A norm without parameters, and its scale and shift from the label map."""
+
+    def __init__(self, spade: Spade) -> None:
+        super().__init__()
+        self.norm, self.shared, self.gamma, self.beta = (
+            nn.Sequential(*_stock(part)) for part in (spade.param_free_norm, spade.mlp_shared, spade.mlp_gamma, spade.mlp_beta)
+        )
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Modulate ``x`` [N, C, H, W] by the one-hot ``labels`` of any size."""
+        embedded = self.shared(F.interpolate(labels, x.shape[2:], mode="nearest"))
+        return self.norm(x) * (1 + self.gamma(embedded)) + self.beta(embedded)
+
+
+class StockSpadeBlock(nn.Module):
+    """SPADE's residual block."""
+
+    def __init__(self, block: SpadeBlock) -> None:
+        super().__init__()
+        self.norm_0, self.norm_1 = StockSpade(block.norm_0), StockSpade(block.norm_1)
+        (self.conv_0,), (self.conv_1,) = _stock(block.conv_0), _stock(block.conv_1)
+        if block.conv_s is not None and block.norm_s is not None:
+            (self.conv_s,), self.norm_s = _stock(block.conv_s), StockSpade(block.norm_s)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Refine ``x`` [N, C, H, W]."""
+        skip = self.conv_s(self.norm_s(x, labels)) if hasattr(self, "conv_s") else x
+        y = self.conv_0(F.leaky_relu(self.norm_0(x, labels), SLOPE))
+        return skip + self.conv_1(F.leaky_relu(self.norm_1(y, labels), SLOPE))
+
+
+class StockSpadeGenerator(nn.Module):
+    """GauGAN's generator; takes the one-hot image of a label map."""
+
+    def __init__(self, generator: SpadeGenerator) -> None:
+        super().__init__()
+        (self.first,), (self.last,) = _stock(generator.fc), _stock(generator.conv_img)
+        self.strides = [stride for _, _, stride in generator.blocks()]
+        self.layers = nn.ModuleList([StockSpadeBlock(block) for _, block, _ in generator.blocks()])
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Paint ``labels`` [N, C, H, W]."""
+        stride = self.strides[0]
+        x = self.first(F.interpolate(labels, scale_factor=1 / stride, mode="nearest"))
+        for layer, wanted in zip(self.layers, self.strides, strict=True):
+            if wanted < stride:
+                x, stride = F.interpolate(x, scale_factor=2, mode="nearest"), wanted
+            x = layer(x, labels)
+        return torch.tanh(self.last(F.leaky_relu(x, SLOPE)))
+
+
 def stock_generator(generator: Generator) -> nn.Module:
     """Rebuild ``generator`` from stock ``torch.nn`` layers, with copies of its weights; equal up to rounding.
 
     Raises:
-        ConfigError: not a ResNet generator.
+        ConfigError: not a ResNet or SPADE generator.
     """
+    if isinstance(generator, SpadeGenerator):
+        return StockSpadeGenerator(generator).train(generator.training)
     if not isinstance(generator, ResnetGenerator):
-        raise ConfigError(f"arch={generator.arch!r}: a stock form is known for resnet only")
+        raise ConfigError(f"arch={generator.arch!r}: a stock form is known for resnet and spade only")
     layers: list[nn.Module] = []
     for layer in generator.model:
         layers += [StockBlock(nn.Sequential(*_block(layer)))] if isinstance(layer, ResnetBlock) else _stock(layer)
@@ -50,8 +106,9 @@ def _block(block: ResnetBlock) -> list[nn.Module]:
 def _stock(layer: nn.Module) -> list[nn.Module]:
     if isinstance(layer, nn.Identity):
         return []
-    if isinstance(layer, SeparableConv2d):
-        return [stock for part in layer.conv for stock in _stock(part)]
+    if isinstance(layer, SeparableConv2d | nn.Sequential):
+        parts = layer.conv if isinstance(layer, SeparableConv2d) else layer
+        return [stock for part in parts for stock in _stock(part)]
     if isinstance(layer, nn.Conv2d):
         plain = isinstance(layer.padding_mode, str) and layer.padding_mode == "zeros"
         conv = nn.Conv2d(
@@ -72,6 +129,10 @@ def _stock(layer: nn.Module) -> list[nn.Module]:
     if isinstance(layer, InstanceNormAct):
         norm = nn.InstanceNorm2d(layer.channels, layer.eps, affine=layer.weight is not None)
         return [_copy(layer, norm), *relu]
+    if isinstance(layer, ModulatedNorm):
+        if layer.norm == "batch":
+            return [_copy(layer, nn.BatchNorm2d(layer.channels, layer.eps, layer.momentum, affine=False))]
+        return [nn.InstanceNorm2d(layer.channels, layer.eps)]
     if isinstance(layer, BatchNormAct):
         return [_copy(layer, nn.BatchNorm2d(layer.num_features)), *relu]
     return relu if hasattr(layer, "relu") else [layer]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gancomp import ops
 from gancomp.errors import ConfigError
@@ -155,7 +156,9 @@ def init_weights(module: nn.Module, generator: torch.Generator, std: float = 0.0
     """
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(child.weight, 0.0, std, generator=generator)
+            # A weight under spectral norm is computed from this one.
+            weight = child.parametrizations.weight.original if is_parametrized(child, "weight") else child.weight
+            nn.init.normal_(weight, 0.0, std, generator=generator)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.BatchNorm2d | InstanceNormAct) and child.weight is not None:

@@ -21,7 +21,7 @@ from gancomp.metrics.latency import measure_latency
 from gancomp.metrics.runner import Runner
 from gancomp.models.channels import Config
 from gancomp.models.resnet import layer_by_layer
-from gancomp.nn import BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d
+from gancomp.nn import BatchNormAct, InstanceNormAct, ModulatedNorm, SlicedDepthwiseConv2d
 from gancomp.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Shape = tuple[int, int, int, int]
 
 # Layers whose output has the shape of their input. They are not run, so a profile needs no kernel whichever GANCOMP_BACKEND
 # names, and takes milliseconds: the shape rules of these few are what loads most of PyTorch's compiler.
-_SAME_SHAPE = (BatchNormAct, InstanceNormAct, SlicedDepthwiseConv2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.Tanh)
+_SAME_SHAPE = (BatchNormAct, InstanceNormAct, ModulatedNorm, SlicedDepthwiseConv2d, nn.InstanceNorm2d, nn.BatchNorm2d, nn.Tanh)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _run(module: nn.Module, input_shape: Shape, count_norm: bool) -> list[LayerC
     return layers
 
 
-def _same_shape(x: Tensor, residual: Tensor | None = None) -> Tensor:
+def _same_shape(x: Tensor, *_: object, **__: object) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -198,7 +198,7 @@ class CostModel:
 
     def _build(self, config: Config) -> nn.Module:
         with torch.device("meta"):
-            return type(self.supernet.generator)(self.supernet.resnet_config(config))
+            return type(self.supernet.generator)(self.supernet.network_config(config))
 
     def _shapes(self, config: Config) -> dict[str, np.ndarray]:
         """Shapes of all parameters, filled up with ones to four dimensions."""

@@ -34,13 +34,16 @@ class SearchSpace:
             raise ConfigError(f"space {self.name!r}: expected at least one slot")
 
     @classmethod
-    def parse(cls, text: str, slots: int = 8) -> SearchSpace:
+    def parse(cls, text: str, slots: int = 8, arch: str = "resnet") -> SearchSpace:
         """Make a space from a published name (``channels-48``) or from text.
 
-        Text is one list for all slots (``32,24,16``) or one list per slot joined by ``;`` (``32,16;32,16;...``).
+        Text is one list for all slots (``32,24,16``) or one list per slot joined by ``;`` (``32,16;32,16;...``). Equal names
+        were published for other spaces of SPADE generators: those are called ``spade-channels-48`` and so on, and with the arch
+        ``spade`` the short name is enough.
         """
-        if text in SPACES:
-            return SPACES[text]
+        for name in (f"{arch}-{text}", text):
+            if name in SPACES:
+                return SPACES[name]
         groups = text.split(";")
         if len(groups) == 1:
             groups = groups * slots
@@ -119,5 +122,9 @@ SPACES: dict[str, SearchSpace] = {
         _space("channels-32", *[(32, 24, 16)] * 8),
         _space("channels-64-cycleGAN", *[(64, 48, 32, 24, 16)] * 8),
         _space("channels-64-pix2pix", *[_FULL] * 8),
+        _space("spade-channels-48", *[(48, 40, 32)] * 5, *[(48, 40, 32, 24)] * 3),
+        _space("spade-channels-64", *[(64, 48, 40, 32)] * 5, *[(64, 48, 40, 32, 24)] * 3),
+        _space("spade-channels-64-coco", *[(64, 48, 40, 32, 24)] * 8),
+        _space("spade-channels-64_2", *[_FULL] * 8),
     )
 }

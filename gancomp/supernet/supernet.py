@@ -7,40 +7,52 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
-from gancomp.models import ResnetConfig, ResnetGenerator
-from gancomp.models.channels import Config
+from gancomp.models import ResnetConfig, ResnetGenerator, SlicedGenerator
+from gancomp.models.channels import Config, format_config
 from gancomp.models.resnet import hidden_slots
+from gancomp.nn import ModulatedNorm
+from gancomp.supernet.calibrate import calibrate
 from gancomp.supernet.space import SearchSpace
 
 
 class Supernet(nn.Module):
     """A generator at the largest widths of ``space``, of which any configuration can be made the active one.
 
+    Batch statistics differ from one sub-network to the next. Where the generator has such norms, training uses those of the
+    batch, and a configuration is evaluated or extracted after :meth:`calibrate` has taken its own.
+
     Args:
         space: the search space; its number of slots must fit the generator's blocks.
-        n_blocks: residual blocks of the generator.
-        generator: an existing generator at the space's largest widths; by default a new one.
-        fields: other fields of :class:`ResnetConfig` (``in_channels``, ``separable``, ...).
+        n_blocks: residual blocks of a new generator.
+        generator: an existing generator at the space's largest widths; by default a new ResNet generator.
+        fields: other fields of a new generator's :class:`ResnetConfig` (``in_channels``, ``separable``, ...).
 
     Raises:
-        ConfigError: slots and blocks do not fit, or BatchNorm: its statistics differ from one sub-network to the next.
+        ConfigError: slots and blocks do not fit, or a ResNet generator with BatchNorm.
     """
 
-    def __init__(self, space: SearchSpace, n_blocks: int = 9, generator: ResnetGenerator | None = None, **fields) -> None:
+    # A SlicedGenerator, of the class that was given.
+    generator: Any
+
+    def __init__(self, space: SearchSpace, n_blocks: int = 9, generator: SlicedGenerator | None = None, **fields) -> None:
         super().__init__()
-        slots = 5 + hidden_slots(n_blocks)
+        if generator is None:
+            slots, owner = 5 + hidden_slots(n_blocks), f"a generator of {n_blocks} blocks"
+        else:
+            slots, owner = generator.config.slots, f"this {generator.arch} generator"
         if len(space.choices) != slots:
-            raise ConfigError(
-                f"space {space.name!r}: has {len(space.choices)} slots, a generator of {n_blocks} blocks has {slots}"
-            )
-        config = ResnetConfig.from_channels(space.largest, n_blocks, **fields)
-        if config.norm not in ("instance", "none"):
+            raise ConfigError(f"space {space.name!r}: has {len(space.choices)} slots, {owner} has {slots}")
+        if generator is None:
+            config = ResnetConfig.from_channels(space.largest, n_blocks, **fields)
+        else:
+            config = generator.config.with_channels(space.largest)
+        if isinstance(config, ResnetConfig) and config.norm not in ("instance", "none"):
             raise ConfigError(f"norm={config.norm!r}: a supernet shares its weights between widths, use 'instance' or 'none'")
         self.space = space
         self.generator = generator if generator is not None else ResnetGenerator(config)
@@ -49,25 +61,57 @@ class Supernet(nn.Module):
                 f"generator {self.generator.config}: expected the largest widths of space {space.name!r}: {config}"
             )
         self.active = space.largest
+        self.calibrated: Config | None = None
+        norms = [module for module in self.modules() if isinstance(module, ModulatedNorm) and module.norm == "batch"]
+        self.batch_norms = bool(norms)
+        for norm in norms:
+            norm.tracks = False
 
     @classmethod
-    def around(cls, generator: ResnetGenerator, space: SearchSpace) -> Supernet:
+    def around(cls, generator: SlicedGenerator, space: SearchSpace) -> Supernet:
         """The supernet that ``generator``, at the largest widths of ``space``, is the network of."""
-        config = generator.config
-        names = ("in_channels", "out_channels", "separable", "norm", "padding", "dropout")
-        return cls(space, config.n_blocks, generator, **{name: getattr(config, name) for name in names})
+        return cls(space, generator=generator)
 
-    def resnet_config(self, config: Sequence[int]) -> ResnetConfig:
-        """The widths of a configuration.
+    def network_config(self, config: Sequence[int]) -> Any:
+        """The widths of a configuration: the generator's own configuration with less of them.
 
         Raises:
             ConfigError: the configuration is not in the space.
         """
         return self.generator.config.with_channels(self.space.validate(config))
 
+    def calibrate(self, config: Sequence[int], batches: Iterable[Tensor]) -> None:
+        """Make ``config`` active and take its batch statistics over all ``batches``; see :func:`calibrate`.
+
+        They hold until the supernet is trained or another configuration is calibrated.
+
+        Raises:
+            ConfigError: the configuration is not in the space, or the batches do not fit.
+        """
+        self.set(config)
+        self.calibrated = None
+        if self.batch_norms:
+            calibrate(self.generator, batches)
+        self.calibrated = self.active
+
+    def check_calibrated(self, config: Sequence[int]) -> None:
+        """Raise a ConfigError where inference by ``config`` needs statistics that are not its own."""
+        if self.batch_norms and self.calibrated != tuple(config):
+            have = "of none" if self.calibrated is None else f"of {format_config(self.calibrated)}"
+            raise ConfigError(
+                f"config_str={format_config(config)!r}: its batch statistics are not known (the supernet has those {have}); "
+                "call calibrate first"
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; statistics taken before are forgotten, since the weights change."""
+        if mode:
+            self.calibrated = None
+        return super().train(mode)
+
     def set(self, config: Sequence[int]) -> None:
         """Make ``config`` the active sub-network: changes a few integers, copies nothing."""
-        self.generator.set_widths(self.resnet_config(config))
+        self.generator.set_widths(self.network_config(config))
         self.active = tuple(config)
 
     def sample(self, rng: random.Random, weight: float = 1.0) -> Config:
@@ -76,13 +120,19 @@ class Supernet(nn.Module):
         self.set(config)
         return config
 
-    def extract(self, config: Sequence[int]) -> ResnetGenerator:
-        """Copy the sub-network of ``config`` into a generator of its own."""
-        return self.generator.extract(self.resnet_config(config))
+    def extract(self, config: Sequence[int]) -> Any:
+        """Copy the sub-network of ``config`` into a generator of its own, of the supernet's class.
+
+        Raises:
+            ConfigError: it is not in the space, or not calibrated.
+        """
+        self.check_calibrated(config)
+        return self.generator.extract(self.network_config(config))
 
     def extract_bytes(self, config: Sequence[int]) -> bytes:
         """The file of :meth:`extract`'s generator, in a fraction of the time that it takes to build one."""
-        return self.generator.extract_bytes(self.resnet_config(config))
+        self.check_calibrated(config)
+        return self.generator.extract_bytes(self.network_config(config))
 
     def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
         """Write the shared weights and the search space to one ``.safetensors`` file."""
@@ -90,9 +140,17 @@ class Supernet(nn.Module):
         self.generator.save(path, provenance, space=space)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the active sub-network on ``x`` [N, in_channels, H, W] in [-1, 1]."""
+        """Run the active sub-network on ``x`` [N, in_channels, H, W] in [-1, 1].
+
+        Raises:
+            ConfigError: in inference, it is not calibrated.
+        """
+        if not self.training:
+            self.check_calibrated(self.active)
         return self.generator(x)
 
     def forward_features(self, x: Tensor, layers: Sequence[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the active sub-network and return its distillation features too; see :meth:`Generator.forward_features`."""
+        if not self.training:
+            self.check_calibrated(self.active)
         return self.generator.forward_features(x, layers)

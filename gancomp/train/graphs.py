@@ -67,7 +67,7 @@ class GraphedDistillStage(DistillStage):
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """As of the base class; the losses are overwritten by the next step."""
         configs = self.configurations(step)
-        self._wide.set([self.student.resnet_config(config) for config in configs])
+        self._wide.set([self.student.network_config(config) for config in configs])
         self.student.set(configs[-1])
         self._load(batch)
         if not self._capture:

@@ -304,7 +304,7 @@ def test_no_state_dict(tmp_path: Path, value: object) -> None:
 def test_other_architectures(tmp_path: Path) -> None:
     classifier = nn.Sequential(OrderedDict(features=nn.Conv2d(3, 8, 3), classifier=nn.Linear(8, 10)))
     assert refusal(tmp_path, classifier.state_dict()) == (
-        "not a network of a known layout (ResNet or U-Net generator, patch discriminator); its tensors begin with: "
+        "not a network of a known layout (ResNet, U-Net or SPADE generator, patch discriminator); its tensors begin with: "
         "classifier.bias, classifier.weight, features.bias, features.weight"
     )
 

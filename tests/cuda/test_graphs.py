@@ -86,7 +86,7 @@ def test_gradients_of_a_wide_step(built, monkeypatch):
     settings = options(device="cpu", lambda_gan=0.0)
     narrow, ours = stage(DistillStage, settings), stage(GraphedDistillStage, settings, capture=False)
     config = SPACE.sample(random.Random(3))
-    ours._wide.set([ours.student.resnet_config(config)])
+    ours._wide.set([ours.student.network_config(config)])
     (batch,) = batches(1, "cpu")
     for one in (narrow, ours):
         image, adapted = one._study(batch.input, 0, config)

@@ -37,5 +37,5 @@ def test_same_images(options: dict, training: bool) -> None:
 
 
 def test_other_architectures() -> None:
-    with pytest.raises(ConfigError, match="arch='unet': a stock form is known for resnet only"):
+    with pytest.raises(ConfigError, match="arch='unet': a stock form is known for resnet and spade only"):
         stock_generator(UnetGenerator(UnetConfig(2, 5)))

@@ -165,7 +165,16 @@ def test_the_verb(tmp_path: Path, capsys) -> None:
     assert lines == ["ResNet generator of 1 dense blocks, base width 2, InstanceNorm, without dropout layers", str(out)]
     settings = json.loads(read_metadata(out)["gancomp.provenance"])["settings"]
     assert settings["direction"] == "BtoA"
-    assert settings["assume"] == {"batch_stats": False, "dropout": 0.0, "input_range": "byte", "output_range": "signed"}
+    assert settings["assume"] == {
+        "batch_stats": False,
+        "dropout": 0.0,
+        "input_range": "byte",
+        "output_range": "signed",
+        "upsampling": "auto",
+        "edges": "auto",
+        "crop_size": 0,
+        "aspect_ratio": 0.0,
+    }
 
 
 def test_wrong_files_are_one_line_and_nothing_is_written(tmp_path: Path, capsys) -> None:

@@ -50,7 +50,7 @@ def test_text_form() -> None:
 @pytest.mark.parametrize(
     ("text", "slots", "message"),
     [
-        ("channels-47", 8, "expected one of channels-32, channels-48, channels-64-cycleGAN, channels-64-pix2pix, or channel"),
+        ("channels-47", 8, "expected one of channels-32, channels-48, channels-64-cycleGAN, channels-64-pix2pix, spade-"),
         ("", 8, "expected one of"),
         ("32,,16", 8, "expected one of"),
         ("32_24_16", 8, "expected one of"),
