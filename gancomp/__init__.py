@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from gancomp.checkpoints import Assumptions, load_generator, load_network, load_supernet
     from gancomp.engine import Engine
     from gancomp.models import (
+        ChannelsConfig,
         DiscriminatorConfig,
         MultiscaleConfig,
         MultiscaleDiscriminator,
         PatchDiscriminator,
         ResnetConfig,
         ResnetGenerator,
+        SlicedGenerator,
         SpadeConfig,
         SpadeGenerator,
         UnetConfig,
         UnetGenerator,
+        register_generator,
     )
     from gancomp.ops import explain
     from gancomp.supernet import SearchSpace, Supernet, transfer_weights
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Assumptions",
     "BackendError",
+    "ChannelsConfig",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -43,6 +47,7 @@ __all__ = [
     "ResnetGenerator",
     "RunError",
     "SearchSpace",
+    "SlicedGenerator",
     "SpadeConfig",
     "SpadeGenerator",
     "Supernet",
@@ -53,11 +58,13 @@ __all__ = [
     "load_generator",
     "load_network",
     "load_supernet",
+    "register_generator",
     "transfer_weights",
 ]
 
 _MODULE_OF = {
     "Assumptions": "checkpoints",
+    "ChannelsConfig": "models",
     "DiscriminatorConfig": "models",
     "Engine": "engine",
     "MultiscaleConfig": "models",
@@ -66,6 +73,7 @@ _MODULE_OF = {
     "ResnetConfig": "models",
     "ResnetGenerator": "models",
     "SearchSpace": "supernet",
+    "SlicedGenerator": "models",
     "SpadeConfig": "models",
     "SpadeGenerator": "models",
     "Supernet": "supernet",
@@ -75,6 +83,7 @@ _MODULE_OF = {
     "load_generator": "checkpoints",
     "load_network": "checkpoints",
     "load_supernet": "checkpoints",
+    "register_generator": "models",
     "transfer_weights": "supernet",
 }
 _MODULES = frozenset({"checkpoints", "engine", "models", "nn", "ops", "supernet"})

@@ -3,11 +3,12 @@
 from gancomp.models.base import Generator, Network, build_network, config_from_dict, register_network, seeded_generator
 from gancomp.models.discriminators import DiscriminatorConfig, MultiscaleConfig, MultiscaleDiscriminator, PatchDiscriminator
 from gancomp.models.resnet import ResnetBlock, ResnetConfig, ResnetGenerator
-from gancomp.models.sliced import SlicedGenerator
+from gancomp.models.sliced import ChannelsConfig, SlicedGenerator, register_generator
 from gancomp.models.spade import SpadeConfig, SpadeGenerator
 from gancomp.models.unet import UnetConfig, UnetGenerator
 
 __all__ = [
+    "ChannelsConfig",
     "DiscriminatorConfig",
     "Generator",
     "MultiscaleConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "UnetGenerator",
     "build_network",
     "config_from_dict",
+    "register_generator",
     "register_network",
     "seeded_generator",
 ]

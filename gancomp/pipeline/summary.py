@@ -31,6 +31,7 @@ _COMMAND = """import gancomp
 generator = gancomp.load_generator("student.safetensors")  # in PyTorch
 engine = gancomp.Engine("student.safetensors")  # on a CPU, without PyTorch"""
 _LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
+_FORMS = {"engine": "the engine", "gancomp": "gancomp", "eager": "the same"}
 # The losses that are drawn, of whichever stage has them.
 _LOSSES = ("recon", "distill", "G", "D", "cycle_A", "cycle_B", "G_A", "G_B", "D_A", "D_B")
 
@@ -114,7 +115,7 @@ def _report(
     before, after = profiles["teacher"], profiles["student"]
     latency = record["latency_ms"]
     base = latency["teacher, eager"]
-    fastest = "engine" if "student, engine" in latency else "gancomp"
+    fastest = next(form for form in ("engine", "gancomp", "eager") if f"student, {form}" in latency)
     headline = [
         (f"{before.macs / after.macs:.1f}x", "fewer multiply-accumulates"),
         (f"{before.params / after.params:.1f}x", "fewer parameters"),
@@ -155,7 +156,7 @@ def _report(
 
 def _speed(before: float, after: float, form: str) -> tuple[str, str]:
     """The headline of latency: faster, or honestly slower."""
-    times = f"{before:.1f} ms in eager PyTorch to {after:.1f} ms in {'the engine' if form == 'engine' else 'gancomp'}"
+    times = f"{before:.1f} ms in eager PyTorch to {after:.1f} ms in {_FORMS[form]}"
     return (f"{before / after:.1f}x", f"faster: {times}") if after <= before else (f"{after / before:.1f}x", f"slower: {times}")
 
 

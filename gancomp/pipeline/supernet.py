@@ -10,8 +10,9 @@ import torch
 from gancomp.checkpoints import load_network
 from gancomp.data import DataConfig, ImageDataset, stack_pairs
 from gancomp.errors import ConfigError
-from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, seeded_generator
+from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, SlicedGenerator, seeded_generator
 from gancomp.models.resnet import hidden_slots
+from gancomp.models.sliced import check_sub_config
 from gancomp.nn import init_weights
 from gancomp.pipeline.settings import Method, begin, check_discriminator, check_target, load_teacher, open_split, provenance
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
@@ -67,7 +68,16 @@ def load_discriminator(path: Path | None) -> PatchDiscriminator | None:
 
 
 def new_supernet(space: str, teacher: Generator, separable: bool) -> Supernet:
-    """A supernet of a space for a teacher's channels, blocks and padding, its weights not yet initialised."""
+    """A supernet of a space for a teacher, its weights not yet initialised: of the teacher's own architecture if that can be
+    one, else a ResNet for its channels, of its blocks and padding.
+    """
+    if isinstance(teacher, SlicedGenerator) and not isinstance(teacher, ResnetGenerator):
+        parsed = SearchSpace.parse(space, teacher.config.slots, teacher.arch)
+        if len(parsed.choices) != teacher.config.slots:
+            raise ConfigError(
+                f"space={space!r}: has {len(parsed.choices)} slots, this {teacher.arch} generator has {teacher.config.slots}"
+            )
+        return Supernet.around(type(teacher)(teacher.config.with_channels(parsed.largest)), parsed)
     resnet = teacher.config if isinstance(teacher, ResnetGenerator) else None
     n_blocks = 9 if resnet is None else resnet.n_blocks
     return Supernet(
@@ -84,16 +94,25 @@ def build_supernet(run: SupernetRun, teacher: Generator, train: ImageDataset) ->
     """A supernet for ``teacher``, started from its weights where it is wide enough (:func:`inherits`), else at random."""
     supernet = new_supernet(run.space, teacher, run.separable)
     init_weights(supernet, seeded_generator(run.train.seed))
-    if run.train.init == "teacher" and inherits(teacher, supernet.generator):
-        assert isinstance(teacher, ResnetGenerator)
+    if run.train.init != "teacher" or not inherits(teacher, supernet.generator):
+        return supernet
+    if isinstance(teacher, ResnetGenerator):
         count = min(len(train), 8)
         images = stack_pairs([train.load(i * len(train) // count) for i in range(count)]).input
         transfer_weights(teacher, supernet.generator, calibration=images)
+    elif isinstance(teacher, SlicedGenerator):
+        supernet.generator.load_state_dict(teacher.slices(supernet.generator.config))
     return supernet
 
 
-def inherits(teacher: Generator, student: ResnetGenerator) -> bool:
-    """Whether the student can start from the teacher's weights: a ResNet at least as wide everywhere."""
+def inherits(teacher: Generator, student: Generator) -> bool:
+    """Whether the student can start from the teacher's weights: a teacher of its architecture, as wide everywhere."""
+    if isinstance(teacher, SlicedGenerator) and not isinstance(teacher, ResnetGenerator):
+        try:
+            check_sub_config(student.config, teacher.config)
+        except ConfigError:
+            return False
+        return type(teacher) is type(student)
     if not isinstance(teacher, ResnetGenerator) or teacher.config.n_blocks != student.config.n_blocks:
         return False
     names = ("stem", "down", "stream", "up", "last")

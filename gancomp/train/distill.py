@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gancomp.checkpoints import read_weights
 from gancomp.data import Batch
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import Generator, ResnetGenerator
+from gancomp.models import Generator
 from gancomp.models.base import save_tensors
 from gancomp.models.channels import Config
 from gancomp.supernet import Supernet
@@ -46,7 +46,7 @@ class DistillStage(Stage):
 
     def __init__(
         self,
-        student: Supernet | ResnetGenerator,
+        student: Supernet | Generator,
         teacher: Generator,
         options: DistillOptions,
         discriminator: nn.Module | None = None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gancomp.errors import BackendError, ConfigError
-from gancomp.models import ResnetConfig, ResnetGenerator
+from gancomp.models import Generator, ResnetConfig, ResnetGenerator
 from gancomp.models.resnet import ResnetBlock
 from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d
 from gancomp.ops import backend
@@ -77,8 +77,10 @@ def _reasons(x: Tensor) -> dict[str, str | None]:
     return reasons
 
 
-def wide_verdict(generator: ResnetGenerator) -> str | None:
+def wide_verdict(generator: Generator) -> str | None:
     """Why a generator's sub-networks cannot run in tensors of one size, or None."""
+    if not isinstance(generator, ResnetGenerator):
+        return f"arch={generator.arch!r}: channel counts in device memory are for ResNet generators"
     config = generator.config
     if config.separable and config.norm == "instance" and config.padding == "reflect":
         return None
