@@ -86,12 +86,18 @@ def load_supernet(path: str | os.PathLike[str]) -> Supernet:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> Any:
+def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int], *, calibrated: bool = True) -> Any:
     """Cut the generator of one configuration out of a supernet's file; it is of the supernet's class.
 
     A file of this project says which configurations it holds. One of GAN Compression does not: it is the file of a separable
     generator of one base width, and any configuration up to that width is taken. Of batch statistics the first channels are
     taken, as published code does; they are not those of the configuration (see :meth:`gancomp.Supernet.calibrate`).
+
+    Args:
+        path: the supernet's file.
+        channels: the configuration.
+        calibrated: off: batch statistics of no configuration in particular will do, since the weights alone count or the
+            generator is going to be trained.
 
     Raises:
         CheckpointError: the file holds no supernet, or see :func:`load_generator`.
@@ -99,7 +105,8 @@ def load_subnetwork(path: str | os.PathLike[str], channels: Sequence[int]) -> An
             are not known.
     """
     if "gancomp.config" in read_metadata(path):
-        return load_supernet(path).extract(channels)
+        supernet = load_supernet(path)
+        return supernet.extract(channels) if calibrated else supernet.generator.extract(supernet.network_config(channels))
     network = load_network(path)
     if not isinstance(network, SlicedGenerator) or not network.config.separable or len(set(network.config.channels or ())) != 1:
         raise CheckpointError(

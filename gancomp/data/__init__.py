@@ -3,6 +3,7 @@
 from gancomp.data.config import DataConfig
 from gancomp.data.datasets import Batch, ImageDataset, Pair, PairedDataset, open_dataset, stack_pairs
 from gancomp.data.images import image_grid, read_image, save_image, to_image, to_tensor, to_uint8
+from gancomp.data.labels import paint_labels
 from gancomp.data.loader import eval_batches, train_batches
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "eval_batches",
     "image_grid",
     "open_dataset",
+    "paint_labels",
     "read_image",
     "save_image",
     "stack_pairs",

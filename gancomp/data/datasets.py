@@ -123,25 +123,34 @@ def first_images(config: DataConfig, items: list[ItemT]) -> list[ItemT]:
     return items[: config.max_images] if config.max_images else items
 
 
-def cut(picture: Image.Image, config: DataConfig, rng: np.random.Generator | None) -> Image.Image:
+def cut(
+    picture: Image.Image,
+    config: DataConfig,
+    rng: np.random.Generator | None,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
     """A picture of any size as the networks see it: a random part, perhaps flipped, for training; the whole for evaluation.
 
-    It is resized to ``load_size`` (for evaluation ``crop_size``) squared, bicubic. Equal ``rng`` cut equally.
+    It is resized to the size of ``load_size`` (for evaluation ``crop_size``). Equal ``rng`` cut equally.
     """
-    size = config.crop_size if rng is None else config.load_size
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    whole, (height, width) = config.size(config.crop_size if rng is None else config.load_size), config.crop
+    if picture.size != whole:
+        picture = picture.resize(whole, resample)
     if rng is None:
         return picture
-    x, y = (int(v) for v in rng.integers(0, config.load_size - config.crop_size + 1, 2))
-    picture = picture.crop((x, y, x + config.crop_size, y + config.crop_size))
+    across, down = whole[0] - width + 1, whole[1] - height + 1
+    # One draw where one will do: it gives other numbers than two.
+    x, y = rng.integers(0, across, 2) if across == down else (rng.integers(0, across), rng.integers(0, down))
+    x, y = int(x), int(y)
+    picture = picture.crop((x, y, x + width, y + height))
     flip = config.flip and rng.random() < 0.5
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else picture
 
 
 def check_size(picture: Image.Image, path: Path, config: DataConfig) -> None:
     """Raise a DataError if a picture is smaller than what is cut out of it."""
-    if min(picture.size) < config.crop_size:
+    height, width = config.crop
+    if picture.width < width or picture.height < height:
         raise DataError(
             f"{path}: a side is {picture.width}x{picture.height}, smaller than data.crop_size={config.crop_size}; "
             "use a smaller crop_size (and load_size)"
@@ -238,6 +247,10 @@ def open_dataset(config: DataConfig, split: Split) -> ImageDataset:
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split={split!r}: expected train, val or test")
+    if config.labels:
+        from gancomp.data.labels import open_labels
+
+        return open_labels(config, split)
     if config.unpaired:
         from gancomp.data.unpaired import open_unpaired
 

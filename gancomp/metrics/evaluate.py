@@ -19,11 +19,13 @@ from gancomp.errors import ConfigError, NotFiniteError
 from gancomp.metrics.features import FeatureExtractor
 from gancomp.metrics.frechet import Statistics, StatisticsAccumulator, frechet_distance
 from gancomp.metrics.image import l1, psnr, ssim
+from gancomp.metrics.segmentation import Confusion, Segmenter
 from gancomp.models import Generator
 
 METRICS = ("l1", "psnr", "ssim", "fd")
 _PER_IMAGE = {"l1": l1, "psnr": psnr, "ssim": ssim}
-HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
+HIGHER_IS_BETTER = frozenset({"psnr", "ssim", "miou", "accuracy"})
+SEGMENTATION = ("miou", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Evaluator:
         device: where generators and extractor run.
         references: splits whose output sides are the reference of the Frechet distance; none: ``dataset``'s.
         teacher: for unpaired images, what image distances are to; without it there are none.
+        segmenter: what sees classes in the images that are painted of label maps; without it there are no scores of that.
+
+    Raises:
+        ConfigError: a segmenter for what is not painted of label maps.
     """
 
     def __init__(
@@ -55,7 +61,11 @@ class Evaluator:
         *,
         references: Sequence[ImageDataset] = (),
         teacher: TeacherImages | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
+        if segmenter is not None and not dataset.config.labels:
+            raise ConfigError("evaluate: segmenter: scores images painted of label maps; data.labels is 0")
+        self.segmenter = segmenter if segmenter is None else segmenter.to(torch.device(device))
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.extractor = extractor.to(self.device)
         self.references, self.teacher = references, None if dataset.paired else teacher
@@ -67,7 +77,7 @@ class Evaluator:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that can be computed here."""
         distances = self.dataset.paired or self.teacher is not None
-        return METRICS if distances else ("fd",)
+        return (*(METRICS if distances else ("fd",)), *(() if self.segmenter is None else SEGMENTATION))
 
     @property
     def fd_name(self) -> str:
@@ -85,12 +95,19 @@ class Evaluator:
             "split": self.dataset.split,
             "images": len(self.dataset),
             "size": self.dataset.config.crop_size,
+            **({"height": self.dataset.config.crop[0]} if self.dataset.config.labels else {}),
             "data": self.dataset.fingerprint,
             "extractor": self.extractor.name,
             "extractor_sha256": self.extractor.digest,
             "extractor_resize": self.extractor.resize,
             "pixels": "uint8 by truncation",
         }
+        if self.segmenter is not None:
+            facts |= {
+                "segmenter": self.segmenter.name,
+                "segmenter_sha256": self.segmenter.digest,
+                "segmenter_resize": self.segmenter.resize,
+            }
         if self.references or not self.dataset.paired:
             sets = self.references or [self.dataset]
             facts["reference"] = f"{'+'.join(s.split for s in sets)} of the output side"
@@ -138,7 +155,7 @@ class Evaluator:
             generator: maps [N, C, H, W] in [-1, 1] to [N, C', H, W] in [-1, 1], such as what a :class:`gancomp.metrics.Runner`
                 gives. Of a :class:`gancomp.models.Generator`, in evaluation mode, that is ``translate``, which takes images
                 of any size.
-            metrics: which of ``l1``, ``psnr``, ``ssim``, ``fd`` to compute; by default :attr:`metrics`.
+            metrics: which of ``l1``, ``psnr``, ``ssim``, ``fd``, ``miou``, ``accuracy`` to compute; by default :attr:`metrics`.
 
         Returns:
             The scores by name; the Frechet distance under :attr:`fd_name`. An image's PSNR counts as 100 dB at most.
@@ -149,14 +166,18 @@ class Evaluator:
             NotFiniteError: an output that is not finite.
         """
         metrics = self.metrics if metrics is None else metrics
-        if unknown := [name for name in metrics if name not in METRICS]:
-            raise ConfigError(f"metrics={unknown}: expected some of {', '.join(METRICS)}")
+        if unknown := [name for name in metrics if name not in METRICS + SEGMENTATION]:
+            raise ConfigError(f"metrics={unknown}: expected some of {', '.join(METRICS + SEGMENTATION)}")
+        if self.segmenter is None and (unseen := [name for name in metrics if name in SEGMENTATION]):
+            raise ConfigError(f"metrics={unseen}: no segmentation network is given (evaluate.segmenter)")
         if missing := [name for name in metrics if name not in self.metrics]:
             raise ConfigError(
                 f"metrics={missing}: unpaired images have no ground truth, and no teacher is given to compare with"
             )
         translate = generator.translate if isinstance(generator, Generator) else generator
-        sums = dict.fromkeys([name for name in metrics if name != "fd"], 0.0)
+        sums = dict.fromkeys([name for name in metrics if name in _PER_IMAGE], 0.0)
+        seen = self.segmenter if any(name in SEGMENTATION for name in metrics) else None
+        confusion = None if seen is None else Confusion(self.dataset.config.labels, seen.ignored)
         statistics = StatisticsAccumulator()
         for number, batch in enumerate(eval_batches(self.dataset, self.batch_size)):
             output = translate(batch.input.to(self.device)).float()
@@ -168,7 +189,11 @@ class Evaluator:
                     sums[name] += float(_PER_IMAGE[name](output, target).clamp_max(100.0).sum())
             if "fd" in metrics:
                 statistics.add(self.extractor.extract(to_uint8(output)))
+            if seen is not None and confusion is not None:
+                confusion.add(batch.input[:, 0], seen.segment(to_uint8(output)))
         scores = {name: value / len(self.dataset) for name, value in sums.items()}
         if "fd" in metrics:
             scores[self.fd_name] = frechet_distance(statistics.result(), self.reference())
+        if confusion is not None:
+            scores |= {name: getattr(confusion, name) for name in metrics if name in SEGMENTATION}
         return scores

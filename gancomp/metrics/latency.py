@@ -74,8 +74,11 @@ def _summary(values: list[float]) -> Latency:
 
 
 def generator_call(generator: torch.nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> Callable[[], object]:
-    """A call of ``generator`` on one fixed random input [N, C, H, W], finished when it returns."""
-    x = random_images(shape).to(device)
+    """A call of ``generator`` on one fixed random input, finished when it returns.
+
+    The input is an image [N, C, H, W], or what the generator's own ``example`` gives in its place.
+    """
+    x = getattr(generator, "example", random_images)(shape).to(device)
     generator = generator.to(device).eval()
 
     def call() -> object:

@@ -18,7 +18,7 @@ from gancomp.errors import ConfigError
 from gancomp.models.base import check_choice, check_range, register_network
 from gancomp.models.channels import format_config, parse_config
 from gancomp.models.sliced import SlicedGenerator
-from gancomp.nn import LabelConv2d, ModulatedNorm, SeparableConv2d, SlicedConv2d, label_taps, one_hot_labels
+from gancomp.nn import LabelConv2d, ModulatedNorm, SeparableConv2d, SlicedConv2d, label_taps, one_hot_labels, random_labels
 
 SLOPE = 0.2
 # Halvings between the image and the smallest map.
@@ -259,14 +259,18 @@ class SpadeGenerator(SlicedGenerator):
     def labels_at(self, x: Tensor, stride: int) -> Tensor:
         """The label map of every ``stride``-th pixel, as the label convolutions take it.
 
-        Integers are gathered from at inference. Where gradients are wanted they become their one-hot image: the backward pass of
-        a gather, which scatters, takes several times as long as that of the convolution.
+        Integers are gathered from at inference. Where gradients are wanted they become their one-hot image: the backward pass
+        of a gather, which scatters, takes several times as long as that of the convolution.
         """
         x = x[..., ::stride, ::stride]
         if x.is_floating_point():
             return x
         classes = self.config.label_nc
         return one_hot_labels(x, classes).to(self.fc.weight.dtype) if torch.is_grad_enabled() else label_taps(x, classes)
+
+    def example(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """One fixed random label map in integers, for timing; ``shape`` is that of its one-hot image."""
+        return random_labels(shape, self.config.label_nc, edges=self.config.instance_edges)
 
     def check_input(self, x: Tensor) -> None:
         """Raise a ConfigError unless ``x`` fits the network. Labels on a GPU are not looked at, which would wait for it."""

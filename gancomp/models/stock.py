@@ -14,7 +14,7 @@ from gancomp.errors import ConfigError
 from gancomp.models.base import Generator
 from gancomp.models.resnet import ResnetBlock, ResnetGenerator
 from gancomp.models.spade import SLOPE, Spade, SpadeBlock, SpadeGenerator
-from gancomp.nn import BatchNormAct, InstanceNormAct, ModulatedNorm, SeparableConv2d
+from gancomp.nn import BatchNormAct, InstanceNormAct, ModulatedNorm, SeparableConv2d, one_hot_labels, random_labels
 
 _PADS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
 
@@ -64,16 +64,19 @@ class StockSpadeBlock(nn.Module):
 
 
 class StockSpadeGenerator(nn.Module):
-    """GauGAN's generator; takes the one-hot image of a label map."""
+    """GauGAN's generator; takes the one-hot image of a label map, or makes it of integers."""
 
     def __init__(self, generator: SpadeGenerator) -> None:
         super().__init__()
         (self.first,), (self.last,) = _stock(generator.fc), _stock(generator.conv_img)
+        self.config = generator.config
         self.strides = [stride for _, _, stride in generator.blocks()]
         self.layers = nn.ModuleList([StockSpadeBlock(block) for _, block, _ in generator.blocks()])
 
     def forward(self, labels: Tensor) -> Tensor:
         """Paint ``labels`` [N, C, H, W]."""
+        if not labels.is_floating_point():
+            labels = one_hot_labels(labels, self.config.label_nc)
         stride = self.strides[0]
         x = self.first(F.interpolate(labels, scale_factor=1 / stride, mode="nearest"))
         for layer, wanted in zip(self.layers, self.strides, strict=True):
@@ -81,6 +84,10 @@ class StockSpadeGenerator(nn.Module):
                 x, stride = F.interpolate(x, scale_factor=2, mode="nearest"), wanted
             x = layer(x, labels)
         return torch.tanh(self.last(F.leaky_relu(x, SLOPE)))
+
+    def example(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """The input of :meth:`SpadeGenerator.example`."""
+        return random_labels(shape, self.config.label_nc, edges=self.config.instance_edges)
 
 
 def stock_generator(generator: Generator) -> nn.Module:

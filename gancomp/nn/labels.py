@@ -50,6 +50,14 @@ def one_hot_labels(labels: Tensor, classes: int) -> Tensor:
     return image if labels.shape[1] == 1 else torch.cat([image, (labels[:, 1:] != 0).float()], 1)
 
 
+def random_labels(shape: tuple[int, ...], classes: int, *, edges: bool) -> Tensor:
+    """One fixed random label map, uint8 or int32 [N, 1 (+ 1), H, W], for timing; ``shape`` is that of its one-hot image."""
+    n, _, height, width = shape
+    random = torch.rand(n, 1 + edges, height, width, generator=torch.Generator().manual_seed(0))
+    scale = torch.tensor([classes, 2][: 1 + edges]).view(1, -1, 1, 1)
+    return (random * scale).floor().to(torch.uint8 if classes <= 256 else torch.int32)
+
+
 def label_taps(labels: Tensor, classes: int) -> Tensor:
     """What :class:`LabelConv2d` gathers at every pixel: one row of its table for each of the nine taps.
 

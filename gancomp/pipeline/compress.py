@@ -29,7 +29,7 @@ from gancomp.pipeline.supernet import (
 )
 from gancomp.pipeline.train import TrainRun, run_train, teacher_stage
 from gancomp.search import CostModel, SearchOptions, check_reachable, profile_module
-from gancomp.train import CycleOptions, DistillOptions, DistillStage, Stage, StageFolder, TrainOptions
+from gancomp.train import CycleOptions, DistillOptions, DistillStage, GauganOptions, Stage, StageFolder, TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class CompressRun(BudgetOptions):
     out: str
     """Folder of the run; the same command goes on from what is there."""
     method: Method = "pix2pix"
-    """`pix2pix` or `cyclegan`; sets the defaults of everything else to the method's published ones."""
+    """`pix2pix`, `cyclegan` or `gaugan`; sets the defaults of everything else to the method's published ones."""
     teacher: str = ""
     """A trained teacher's generator file; empty to train one."""
     discriminator: str = ""
@@ -57,6 +57,7 @@ class CompressRun(BudgetOptions):
     model: TeacherModel = field(default_factory=TeacherModel)
     train: TrainOptions = field(default_factory=TrainOptions)
     cyclegan: CycleOptions = field(default_factory=CycleOptions)
+    gaugan: GauganOptions = field(default_factory=GauganOptions)
     supernet: DistillOptions = field(default_factory=lambda: DistillOptions(sampling="sandwich"))
     search: SearchOptions = field(default_factory=SearchOptions)
     finetune: DistillOptions = field(default_factory=lambda: DistillOptions(steps=5000))
@@ -69,7 +70,15 @@ class CompressRun(BudgetOptions):
 
     def teacher_run(self, out: str = "") -> TrainRun:
         """The settings by which the teacher is trained."""
-        return TrainRun(out, method=self.method, data=self.data, model=self.model, train=self.train, cyclegan=self.cyclegan)
+        return TrainRun(
+            out,
+            method=self.method,
+            data=self.data,
+            model=self.model,
+            train=self.train,
+            cyclegan=self.cyclegan,
+            gaugan=self.gaugan,
+        )
 
 
 # Shares of the training time, measured in steps that cost different times: the teacher bounds what the student can learn.
@@ -109,6 +118,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
             space=run.space,
             separable=run.separable,
             data=run.data,
+            gaugan=run.gaugan,
             train=run.supernet,
         ),
         progress=progress,
@@ -128,6 +138,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
         progress=progress,
     )
     config_str = found.best["config_str"]
+    chosen = folder / "search" / "chosen.safetensors"
     if run.finetuning:
         _announce(f"fine-tuning {config_str}", progress)
         chosen = run_finetune(
@@ -138,10 +149,12 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
                 str(folder / "finetune"),
                 method=run.method,
                 data=run.data,
+                gaugan=run.gaugan,
                 train=run.finetune,
             ),
             progress=progress,
         )
+    if run.finetuning or chosen.exists():
         with atomic_path(folder / "student.safetensors") as temporary:
             temporary.write_bytes(chosen.read_bytes())
     else:
@@ -177,7 +190,7 @@ def _check_budget(run: CompressRun) -> None:
     Raises:
         ConfigError: the smallest configuration costs more than the budget allows.
     """
-    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    shape = (1, run.data.input_channels, *run.data.crop)
     teacher = load_generator(run.teacher) if run.teacher else run.model.build(run.data, run.train.seed)
     limits = replace(run.parse_budget().resolve(profile_module(teacher, shape)), latency_ms=0.0)
     with torch.device("meta"):
@@ -215,9 +228,10 @@ def _plan(run: CompressRun) -> dict[str, Any]:
     teacher = load_generator(run.teacher) if run.teacher else run.model.build(run.data, run.train.seed)
     settings = SupernetRun("", "", space=run.space, separable=run.separable, data=run.data, train=run.supernet)
     supernet = build_supernet(settings, teacher, data)
+    smallest = supernet.generator.extract(supernet.network_config(supernet.space.smallest))
     stages: dict[str, Stage] = {
-        "supernet": DistillStage(supernet, teacher, run.supernet),
-        "finetune": DistillStage(supernet.extract(supernet.space.smallest), teacher, run.finetune, name="finetune"),
+        "supernet": DistillStage(supernet, teacher, run.supernet, gaugan=run.gaugan),
+        "finetune": DistillStage(smallest, teacher, run.finetune, name="finetune", gaugan=run.gaugan),
     }
     if "train" in shares:
         stages["train"] = teacher_stage(run.teacher_run())

@@ -10,8 +10,7 @@ from tyro.conf import Positional
 
 from gancomp.checkpoints import Assumptions, load_foreign
 from gancomp.errors import ConfigError
-from gancomp.models import ResnetGenerator
-from gancomp.models.resnet import hidden_slots
+from gancomp.models import SlicedGenerator
 from gancomp.pipeline.settings import check_weights_name, provenance
 from gancomp.supernet import SearchSpace, Supernet
 
@@ -25,7 +24,7 @@ class ConvertRun:
     """
 
     source: Positional[str]
-    """A generator or discriminator of pytorch-CycleGAN-and-pix2pix or GAN Compression, such as `latest_net_G.pth`."""
+    """A generator or discriminator of pytorch-CycleGAN-and-pix2pix, GAN Compression or SPADE, such as `latest_net_G.pth`."""
     out: Positional[str]
     """The file to write, ending in `.safetensors`."""
     space: str = ""
@@ -54,9 +53,11 @@ def run_convert(run: ConvertRun) -> Converted:
     network, found = load_foreign(run.source, run.assume)
     record = {**provenance("convert", run, source=Path(run.source)), "found": found}
     if run.space:
-        if not isinstance(network, ResnetGenerator):
-            raise ConfigError(f"space={run.space!r}: {run.source} holds no ResNet generator but a {network.arch!r} network")
-        space = SearchSpace.parse(run.space, slots=5 + hidden_slots(network.config.n_blocks))
+        if not isinstance(network, SlicedGenerator):
+            raise ConfigError(
+                f"space={run.space!r}: {run.source} holds a {network.arch!r} network, of which there is no supernet"
+            )
+        space = SearchSpace.parse(run.space, slots=network.config.slots, arch=network.arch)
         Supernet.around(network, space).save(run.out, record)
     else:
         network.save(run.out, record)

@@ -10,8 +10,11 @@ from gancomp.data import DataConfig
 from gancomp.data.config import SPLITS, Split
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import Evaluator, Runner, TeacherImages, load_extractor
-from gancomp.pipeline.settings import Method, load_teacher, open_generator, open_split, pick_device
+from gancomp.metrics import Evaluator, Runner, TeacherImages, load_extractor, load_segmenter
+from gancomp.models import SpadeGenerator
+from gancomp.models.base import check_range
+from gancomp.pipeline.settings import Method, calibration_maps, load_teacher, open_generator, open_split, pick_device
+from gancomp.supernet import calibrate
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,14 @@ class EvaluateOptions:
     """What runs generators, and is timed: `engine` (on a CPU), `torch`, or `auto` for the engine where it can."""
     reference: str = ""
     """Splits whose output side the Frechet distance is to, such as `train+val+test`; empty: the split that is scored."""
+
+    segmenter: str = ""
+    """Segmentation network (an ESPNet's state dict or a `.pt2` program) for mean IoU on label maps; empty: none."""
+    calibration: int = 64
+    """Training images over which the batch statistics of a sub-network are taken (GauGAN)."""
+
+    def __post_init__(self) -> None:
+        check_range("evaluate", "calibration", self.calibration, 1)
 
     def reference_splits(self) -> list[Split]:
         """The splits of ``reference``.
@@ -52,7 +63,7 @@ class EvaluateRun:
     teacher: str = ""
     """For unpaired images: the teacher's generator file, whose images the image distances are to."""
     method: Method = "pix2pix"
-    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
+    """The teacher's method, `pix2pix`, `cyclegan` or `gaugan`: sets the defaults of everything else to its published ones."""
     split: Literal["val", "test", "train"] = "test"
     """Which images."""
     out: str = ""
@@ -81,7 +92,15 @@ def make_evaluator(
     if teacher and data.unpaired:
         network = load_teacher(teacher, data)
         compared = TeacherImages(Runner.choose(network, device, options.runner).images(network), sha256_file(teacher))
-    return Evaluator(dataset, extractor, options.batch_size, device, references=references, teacher=compared)
+    return Evaluator(
+        dataset,
+        extractor,
+        options.batch_size,
+        device,
+        references=references,
+        teacher=compared,
+        segmenter=load_segmenter(options.segmenter) if options.segmenter else None,
+    )
 
 
 def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
@@ -90,8 +109,10 @@ def run_evaluate(run: EvaluateRun) -> dict[str, Any]:
     Raises:
         GancompError: unusable files, data or settings.
     """
-    generator = open_generator(run.model, run.config_str, "evaluate")
+    generator = open_generator(run.model, run.config_str, "evaluate", calibrated=False)
     evaluator = make_evaluator(run.data, run.split, run.evaluate, generator, run.teacher)
+    if run.config_str and isinstance(generator, SpadeGenerator):
+        calibrate(generator.to(evaluator.device), calibration_maps(run.data, run.evaluate.calibration, evaluator.device))
     runner = Runner.choose(generator, evaluator.device, run.evaluate.runner)
     protocol = {**evaluator.protocol(), **runner.facts(), "weights_sha256": sha256_file(run.model)}
     result = {"scores": evaluator.evaluate(runner.images(generator)), "protocol": protocol}

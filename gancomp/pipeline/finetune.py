@@ -20,7 +20,7 @@ from gancomp.pipeline.settings import (
     provenance,
 )
 from gancomp.pipeline.supernet import find_discriminator, load_discriminator
-from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
+from gancomp.train import DistillOptions, DistillStage, GauganOptions, StageFolder, fit
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class FinetuneRun:
     out: str
     """Folder of the run; the same command goes on from what is there."""
     method: Method = "pix2pix"
-    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
+    """The teacher's method, `pix2pix`, `cyclegan` or `gaugan`: sets the defaults of everything else to its published ones."""
     discriminator: str = ""
     """The discriminator to inherit; by default the one beside the supernet, if it is there."""
     data: DataConfig = field(default_factory=DataConfig)
+    gaugan: GauganOptions = field(default_factory=GauganOptions)
     train: DistillOptions = field(default_factory=DistillOptions)
 
 
@@ -51,13 +52,14 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
     """
     folder = StageFolder(run.out)
     teacher = load_teacher(run.teacher, run.data)
-    student = load_subnetwork(run.supernet, parse_config(run.config_str))
+    # Batch statistics of other widths soon give way to those of training.
+    student = load_subnetwork(run.supernet, parse_config(run.config_str), calibrated=False)
     discriminator = find_discriminator(run.discriminator, run.supernet) if run.train.lambda_gan > 0 else None
     inherited = load_discriminator(discriminator)
     check_target(run.data, run.train)
     check_discriminator(run.data, run.train, inherited)
     train, val = open_split(run.data, "train", teacher), open_split(run.data, "val", teacher)
-    stage = DistillStage(student, teacher, run.train, inherited, "finetune")
+    stage = DistillStage(student, teacher, run.train, inherited, "finetune", run.gaugan)
     adaptors = Path(run.supernet).parent / "adaptors.safetensors"
     if run.train.lambda_distill > 0 and adaptors.exists():
         stage.inherit_adaptors(adaptors)

@@ -1,7 +1,8 @@
 """The kinds of training a run can be of, and the published defaults of each.
 
 A method's defaults hold where neither the run file nor a flag says otherwise. Sources: pix2pix (Isola et al. 2017); CycleGAN
-(Zhu et al. 2017) and its compression (GAN Compression, section 4.1 and the released recipes).
+(Zhu et al. 2017); GauGAN (Park et al. 2019, section 4: Cityscapes); and their compression (GAN Compression, section 4.1 and the
+released recipes).
 """
 
 from __future__ import annotations
@@ -13,12 +14,21 @@ from typing import Any, TypeVar
 
 from gancomp.data import DataConfig
 from gancomp.pipeline.evaluate import EvaluateOptions
-from gancomp.pipeline.settings import Method
+from gancomp.pipeline.settings import Method, TeacherModel
 from gancomp.train import DistillOptions, TrainOptions
 
 T = TypeVar("T")
 
 _CYCLEGAN_TRAINING = {"batch_size": 1, "gan_mode": "lsgan", "ndf": 64, "conditional": False}
+
+_GAUGAN_TRAINING = {
+    "batch_size": 16,
+    "lr": 1e-4,
+    "beta1": 0.0,
+    "lambda_recon": 0.0,
+    "ndf": 64,
+    "d_layers": 4,
+}
 
 # By method: what a verb's own settings, or its groups of a kind, have in place of their defaults.
 _DEFAULTS: dict[str, dict[type | None, dict[str, Any]]] = {
@@ -29,6 +39,12 @@ _DEFAULTS: dict[str, dict[type | None, dict[str, Any]]] = {
         TrainOptions: _CYCLEGAN_TRAINING,
         DistillOptions: {**_CYCLEGAN_TRAINING, "lambda_recon": 10.0, "lambda_distill": 0.01, "target": "teacher"},
         EvaluateOptions: {"reference": "train+val+test"},
+    },
+    "gaugan": {
+        DataConfig: {"labels": 35, "edges": True, "load_size": 512, "crop_size": 512, "aspect_ratio": 2.0},
+        TeacherModel: {"arch": "spade", "norm": "batch"},
+        TrainOptions: _GAUGAN_TRAINING,
+        DistillOptions: {**_GAUGAN_TRAINING, "lambda_distill": 10.0, "init": "random"},
     },
 }
 

@@ -76,7 +76,7 @@ def build(run: ProfileRun) -> Generator:
         CheckpointError: the file cannot be used.
     """
     if run.model:
-        return open_generator(run.model, run.config_str, "profile")
+        return open_generator(run.model, run.config_str, "profile", calibrated=False)
     channels = {"in_channels": run.in_channels, "out_channels": run.out_channels}
     with torch.device("meta"):
         if run.arch == "unet":

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from gancomp.checkpoints import load_supernet
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import HIGHER_IS_BETTER, Runner
-from gancomp.models.channels import Config
+from gancomp.metrics import HIGHER_IS_BETTER, SEGMENTATION, Runner
+from gancomp.models.channels import Config, parse_config
 from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
-from gancomp.pipeline.settings import Method, begin, hardware, load_teacher, provenance
+from gancomp.pipeline.settings import Method, begin, calibration_maps, hardware, load_teacher, provenance
 from gancomp.search import Budget, CostModel, SearchOptions, SearchResult, check_reachable, profile_module, search
 from gancomp.train import StageFolder
 
@@ -55,7 +57,7 @@ class SearchRun(BudgetOptions):
     teacher: str = ""
     """The teacher's generator file: needed for a budget like `10x`, and for image distances of unpaired images."""
     method: Method = "pix2pix"
-    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
+    """The teacher's method, `pix2pix`, `cyclegan` or `gaugan`: sets the defaults of everything else to its published ones."""
     search: SearchOptions = field(default_factory=SearchOptions)
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
@@ -64,6 +66,8 @@ class SearchRun(BudgetOptions):
 def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     """Search; writes ``results.jsonl``, ``pareto.png`` and ``chosen.json`` to the folder.
 
+    A configuration with batch statistics is evaluated by its own; ``chosen.safetensors`` is the best one with them.
+
     Raises:
         GancompError: wrong settings, unusable files or data, an unreachable budget, a folder of another search.
     """
@@ -71,25 +75,37 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     supernet = load_supernet(run.supernet)
     teacher = load_teacher(run.teacher, run.data) if run.teacher else None
     evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator, run.teacher)
-    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    shape = (1, run.data.input_channels, *run.data.crop)
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
     limits = run.parse_budget().resolve(teacher_profile)
-    runner = Runner.choose(supernet.extract(supernet.space.smallest), evaluator.device, run.evaluate.runner)
+    smallest = supernet.generator.extract(supernet.network_config(supernet.space.smallest))
+    runner = Runner.choose(smallest, evaluator.device, run.evaluate.runner)
     cost = CostModel(supernet, shape, runner=runner if limits.latency_ms else None)
     check_reachable(supernet.space, cost, limits)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective
     if objective not in evaluator.metrics:
-        raise ConfigError(
-            f"search.objective={objective!r}: unpaired images are compared with the teacher's; give one, or use 'fd'"
+        lacking = (
+            "needs a segmentation network (evaluate.segmenter)"
+            if objective in SEGMENTATION
+            else "unpaired images are compared with the teacher's; give one, or use 'fd'"
         )
+        raise ConfigError(f"search.objective={objective!r}: {lacking}")
     wanted = [name for name in dict.fromkeys(("l1", objective)) if name in evaluator.metrics]
 
+    maps: list[torch.Tensor] = []
+    if supernet.batch_norms:
+        maps = calibration_maps(run.data, run.evaluate.calibration, evaluator.device)
+        supernet.to(evaluator.device)
+
     def evaluate(config: Config) -> dict[str, float]:
+        supernet.calibrate(config, maps)
         return evaluator.evaluate(runner.candidate(supernet, config), wanted)
 
     begin(folder, "search", run)
     header = {"supernet_sha256": sha256_file(run.supernet), **evaluator.protocol()}
+    if supernet.batch_norms:
+        header["calibration_images"] = len(maps)
     if limits.latency_ms:
         # Scores are equal in everything that runs them, up to rounding. Times are not: what they depend on must not change.
         header["latency"] = {**hardware(), **runner.facts()}
@@ -107,7 +123,12 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     )
     _plot(run, result, key, objective in HIGHER_IS_BETTER, limits.macs, folder)
     inputs = {"supernet": Path(run.supernet), "teacher": Path(run.teacher) if run.teacher else None}
-    write_json(folder / "chosen.json", {**result.best, "objective": key, "provenance": provenance("search", run, **inputs)})
+    record = provenance("search", run, **inputs)
+    if supernet.batch_norms:
+        best = parse_config(result.best["config_str"])
+        supernet.calibrate(best, maps)
+        supernet.extract(best).save(folder / "chosen.safetensors", record)
+    write_json(folder / "chosen.json", {**result.best, "objective": key, "provenance": record})
     folder.finish({"stage": "search", "config_str": result.best["config_str"], "evaluated": len(result.records)})
     return result
 

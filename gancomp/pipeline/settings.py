@@ -17,9 +17,13 @@ from gancomp.io import sha256_file
 from gancomp.models import (
     DiscriminatorConfig,
     Generator,
+    MultiscaleConfig,
+    MultiscaleDiscriminator,
     PatchDiscriminator,
     ResnetConfig,
     ResnetGenerator,
+    SpadeConfig,
+    SpadeGenerator,
     UnetConfig,
     UnetGenerator,
     seeded_generator,
@@ -29,7 +33,7 @@ from gancomp.nn import init_weights
 from gancomp.train import DistillOptions, StageFolder, TrainOptions
 from gancomp.version import __version__
 
-Method = Literal["pix2pix", "cyclegan"]
+Method = Literal["pix2pix", "cyclegan", "gaugan"]
 """Kinds of training; :mod:`gancomp.pipeline.methods` has the defaults of each."""
 
 
@@ -37,14 +41,16 @@ Method = Literal["pix2pix", "cyclegan"]
 class TeacherModel:
     """The teacher's architecture."""
 
-    arch: Literal["resnet", "unet"] = "resnet"
-    """`resnet` (CycleGAN, pix2pix, GAN Compression) or `unet` (pix2pix)."""
+    arch: Literal["resnet", "unet", "spade"] = "resnet"
+    """`resnet` (CycleGAN, pix2pix, GAN Compression), `unet` (pix2pix) or `spade` (GauGAN)."""
     ngf: int = 64
     """Base width."""
     n_blocks: int = 9
     """Residual blocks (resnet)."""
     n_levels: int = 8
     """Halvings (unet): 8 for 256x256 images, 7 for 128x128."""
+    upsampling: Literal["normal", "more", "most"] = "more"
+    """How often the smallest map is doubled: 5, 6 or 7 times (spade)."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalisation."""
     padding: Literal["reflect", "replicate", "zero"] = "reflect"
@@ -52,12 +58,14 @@ class TeacherModel:
     dropout: float = 0.0
     """Dropout rate inside the blocks (resnet) or in the middle levels (unet) while training."""
     separable: bool = False
-    """Depthwise-separable residual blocks: the "mobile" teacher of GAN Compression (resnet)."""
+    """Depthwise-separable residual blocks (spade: modulations): the "mobile" teacher of GAN Compression."""
 
     def build(self, data: DataConfig, seed: int) -> Generator:
         """The initialised generator for the channels of ``data``."""
         inputs, outputs = data.in_channels, data.out_channels
         generator: Generator
+        if (self.arch == "spade") != (data.labels > 0):
+            raise ConfigError(f"arch={self.arch!r}, data.labels={data.labels}: label maps are what a spade takes, and it alone")
         if self.arch == "resnet":
             config = ResnetConfig.uniform(
                 self.ngf,
@@ -72,10 +80,23 @@ class TeacherModel:
             generator = ResnetGenerator(config)
         elif self.arch == "unet":
             generator = UnetGenerator(UnetConfig(self.ngf, self.n_levels, inputs, outputs, self.norm, self.dropout))
+        elif self.arch == "spade":
+            generator = SpadeGenerator(
+                SpadeConfig.uniform(
+                    self.ngf,
+                    separable=self.separable,
+                    label_nc=data.labels,
+                    instance_edges=data.edges,
+                    out_channels=outputs,
+                    upsampling=self.upsampling,
+                    crop_size=data.crop_size,
+                    aspect_ratio=data.aspect_ratio,
+                    norm=self.norm,
+                )
+            )
         else:
-            raise ConfigError(f"arch={self.arch!r}: expected resnet or unet")
-        if data.crop_size % generator.size_multiple:
-            raise ConfigError(f"crop_size={data.crop_size}: this {self.arch} needs a multiple of {generator.size_multiple}")
+            raise ConfigError(f"arch={self.arch!r}: expected resnet, unet or spade")
+        _check_crop(data, generator, f"this {self.arch}")
         init_weights(generator, seeded_generator(seed))
         return generator
 
@@ -90,29 +111,58 @@ def open_split(
         DataError: the folder cannot be used.
     """
     if generator is not None:
-        for name in ("in_channels", "out_channels"):
-            have, want = getattr(data, name), getattr(generator.config, name)
-            if have != want:
-                raise ConfigError(f"data.{name}={have}: the generator has {want}")
-        if not any_size and data.crop_size % generator.size_multiple:
-            raise ConfigError(f"data.crop_size={data.crop_size}: the generator needs a multiple of {generator.size_multiple}")
+        check_channels(data, generator)
+        if not any_size:
+            _check_crop(data, generator, "the generator")
     return open_dataset(data, split)
 
 
-def open_generator(model: str, config_str: str, purpose: str) -> Generator:
+def check_channels(data: DataConfig, generator: Generator) -> None:
+    """Raise a ConfigError unless ``generator`` takes and gives images, or label maps, like those of ``data``."""
+    config = generator.config
+    if isinstance(config, SpadeConfig):
+        if (config.label_nc, config.instance_edges) != (data.labels, data.edges):
+            raise ConfigError(
+                f"data.labels={data.labels}, edges={data.edges}: the generator takes {config.label_nc} labels "
+                f"{'and edges' if config.instance_edges else 'without edges'}"
+            )
+    elif data.labels:
+        raise ConfigError(f"data.labels={data.labels}: the generator takes images, not label maps")
+    elif data.in_channels != config.in_channels:
+        raise ConfigError(f"data.in_channels={data.in_channels}: the generator has {config.in_channels}")
+    if data.out_channels != config.out_channels:
+        raise ConfigError(f"data.out_channels={data.out_channels}: the generator has {config.out_channels}")
+
+
+def _check_crop(data: DataConfig, generator: Generator, owner: str) -> None:
+    multiple = generator.size_multiple
+    if any(side % multiple for side in data.crop):
+        size = f"crop_size={data.crop_size}" + (f", height {data.crop[0]}" if data.labels else "")
+        raise ConfigError(f"data.{size}: {owner} needs a multiple of {multiple}")
+
+
+def calibration_maps(data: DataConfig, count: int, device: torch.device) -> list[torch.Tensor]:
+    """Label maps of the training split over which batch statistics are taken, one by one, evenly spread and unaugmented."""
+    train = open_dataset(data, "train")
+    count = min(len(train), count)
+    return [train.load(i * len(train) // count).input[None].to(device) for i in range(count)]
+
+
+def open_generator(model: str, config_str: str, purpose: str, *, calibrated: bool = True) -> Generator:
     """The generator of a file; of a supernet, the one of a configuration.
 
     Args:
         model: a generator file, or a supernet.
         config_str: the configuration, for a supernet.
         purpose: what for, in words for the error.
+        calibrated: as of :func:`gancomp.checkpoints.load_subnetwork`.
 
     Raises:
         ConfigError: a configuration for what is no supernet, or none for a supernet.
         CheckpointError: the file cannot be used.
     """
     if config_str:
-        return load_subnetwork(model, parse_config(config_str))
+        return load_subnetwork(model, parse_config(config_str), calibrated=calibrated)
     if "gancomp.space" in read_metadata(model):
         raise ConfigError(f"config_str='': {model} is a supernet; say which configuration to {purpose}")
     return load_generator(model)
@@ -158,7 +208,10 @@ def check_target(data: DataConfig, options: DistillOptions) -> None:
         raise ConfigError("target='truth': data.unpaired is set, and without pairs there is no ground truth; use 'teacher'")
 
 
-def check_discriminator(data: DataConfig, options: TrainOptions, inherited: PatchDiscriminator | None = None) -> None:
+Discriminator = PatchDiscriminator | MultiscaleDiscriminator
+
+
+def check_discriminator(data: DataConfig, options: TrainOptions, inherited: Discriminator | None = None) -> None:
     """Find out before a run begins that its discriminator, inherited or new, takes the images of ``data``.
 
     Raises:
@@ -166,6 +219,13 @@ def check_discriminator(data: DataConfig, options: TrainOptions, inherited: Patc
     """
     if options.lambda_gan == 0:
         return
+    if data.labels:
+        _check_multiscale(data, options, inherited)
+        return
+    if isinstance(inherited, MultiscaleDiscriminator):
+        raise ConfigError(
+            "discriminator: is one of several scales, for label maps (data.labels); expected a patch discriminator"
+        )
     conditional = options.conditional if inherited is None else inherited.config.in_channels != data.out_channels
     if data.unpaired and conditional:
         which = "conditional=True" if inherited is None else f"discriminator of {inherited.config.in_channels} channels"
@@ -179,6 +239,19 @@ def check_discriminator(data: DataConfig, options: TrainOptions, inherited: Patc
             f"data.crop_size={data.crop_size}: a discriminator of {config.n_layers} layers (train.d_layers) needs at least "
             f"{config.min_size}"
         )
+
+
+def _check_multiscale(data: DataConfig, options: TrainOptions, inherited: Discriminator | None) -> None:
+    if isinstance(inherited, PatchDiscriminator):
+        raise ConfigError(
+            f"discriminator: is a patch discriminator; label maps (data.labels={data.labels}) need one of several scales"
+        )
+    channels = data.input_channels + data.out_channels
+    config = inherited.config if inherited is not None else MultiscaleConfig(channels, options.ndf, options.d_layers)
+    if config.in_channels != channels:
+        raise ConfigError(f"discriminator: takes {config.in_channels} channels, label map and image together have {channels}")
+    if min(data.crop) < config.min_size:
+        raise ConfigError(f"data.crop_size={data.crop_size}: the discriminator needs sides of at least {config.min_size}")
 
 
 def pick_device(name: str) -> torch.device:

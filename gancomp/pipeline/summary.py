@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gancomp.checkpoints import load_generator, load_supernet
-from gancomp.data import stack_pairs, to_image
+from gancomp.data import paint_labels, stack_pairs, to_image
 from gancomp.errors import ConfigError, GancompError
 from gancomp.io import read_json, read_jsonl, sha256_file, write_json
-from gancomp.metrics import Latency, Runner, engine_call, engine_on, generator_call, measure_latency, random_images
+from gancomp.metrics import (
+    SEGMENTATION,
+    Latency,
+    Runner,
+    engine_call,
+    engine_on,
+    generator_call,
+    measure_latency,
+    random_images,
+)
 from gancomp.metrics.contenders import Truth, eager_form
 from gancomp.models import Generator
 from gancomp.models.channels import parse_config
@@ -32,8 +41,9 @@ generator = gancomp.load_generator("student.safetensors")  # in PyTorch
 engine = gancomp.Engine("student.safetensors")  # on a CPU, without PyTorch"""
 _LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
 _FORMS = {"engine": "the engine", "gancomp": "gancomp", "eager": "the same"}
+_SEEN = {"miou": "mean IoU (higher is better)", "accuracy": "pixel accuracy (higher is better)"}
 # The losses that are drawn, of whichever stage has them.
-_LOSSES = ("recon", "distill", "G", "D", "cycle_A", "cycle_B", "G_A", "G_B", "D_A", "D_B")
+_LOSSES = ("recon", "distill", "G", "D", "cycle_A", "cycle_B", "G_A", "G_B", "D_A", "D_B", "feat", "vgg")
 
 
 def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet: Path, found: SearchResult) -> Path:
@@ -43,14 +53,17 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
     record_path = folder / "evaluation.json"
     networks: dict[str, Generator] = {"teacher": load_generator(teacher)}
     if run.finetuning:
-        networks["before fine-tuning"] = load_supernet(supernet).extract(parse_config(found.best["config_str"]))
+        calibrated = folder / "search" / "chosen.safetensors"
+        config = parse_config(found.best["config_str"])
+        before = load_generator(calibrated) if calibrated.exists() else load_supernet(supernet).extract(config)
+        networks["before fine-tuning"] = before
     networks["student"] = load_generator(student_path)
     digest = sha256_file(student_path)
     record = read_json(record_path) if record_path.exists() else {}
     if record.get("student_sha256") != digest:
         record = {"student_sha256": digest, **_measure(run, networks, teacher)}
         write_json(record_path, record)
-    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    shape = (1, run.data.input_channels, *run.data.crop)
     profiles = {name: profile_module(network, shape) for name, network in networks.items()}
     write_report(path, _report(run, folder, networks, profiles, found, record))
     return path
@@ -59,12 +72,12 @@ def write_summary(run: CompressRun, folder: StageFolder, teacher: Path, supernet
 def _measure(run: CompressRun, networks: dict[str, Generator], teacher: Path) -> dict[str, Any]:
     evaluator = make_evaluator(run.data, "test", run.evaluate, networks["teacher"], teacher)
     several = min(len(evaluator.dataset), evaluator.reference_images) > 1
-    metrics = ["l1", "psnr", "ssim", *["fd"] * several]
+    metrics = [name for name in ("l1", "psnr", "ssim", *["fd"] * several, *SEGMENTATION) if name in evaluator.metrics]
     scores = {}
     for name, network in networks.items():
         runner = Runner.choose(network, evaluator.device, run.evaluate.runner)
         scores[name] = evaluator.evaluate(runner.images(network), metrics)
-    shape = (1, run.data.in_channels, run.data.crop_size, run.data.crop_size)
+    shape = (1, run.data.input_channels, *run.data.crop)
     times, notes = _time(networks, shape, evaluator.device)
     return {
         "scores": scores,
@@ -138,7 +151,7 @@ def _report(
         notes.append(f"The teacher was trained here for {run.train.steps} steps; published teachers train far longer.")
     return ReportData(
         title="Compressed generator",
-        subtitle=f"{_data_name(run)} at {run.data.crop_size}x{run.data.crop_size}, configuration {found.best['config_str']}",
+        subtitle=f"{_data_name(run)} at {run.data.crop_size}x{run.data.crop[0]}, configuration {found.best['config_str']}",
         headline=headline,
         captions=["input", *networks, *["ground truth"] * (not run.data.unpaired)],
         images=_images(run, networks),
@@ -169,7 +182,8 @@ def _images(run: CompressRun, networks: dict[str, Generator], count: int = 6) ->
     dataset = open_split(run.data, "test", networks["teacher"], any_size=True)
     picks = sorted({round(i * (len(dataset) - 1) / max(count - 1, 1)) for i in range(count)})
     batch = stack_pairs([dataset.load(i) for i in picks])
-    columns = [batch.input, *(network.cpu().eval()(batch.input) for network in networks.values())]
+    shown = batch.input if batch.input.is_floating_point() else paint_labels(batch.input)
+    columns = [shown, *(network.cpu().eval()(batch.input) for network in networks.values())]
     if batch.paired:
         columns.append(batch.target)
     return [[to_image(column[i]) for column in columns] for i in range(len(picks))]
@@ -199,7 +213,7 @@ def _scores(run: CompressRun, scores: dict[str, dict[str, float]], names: list[s
         if run.data.unpaired and metric in _LABELS:
             # Its distance to itself tells nothing.
             cells[names.index("teacher")] = "-"
-        rows.append((_LABELS.get(metric, f"{metric} (lower is better)"), cells))
+        rows.append(((_LABELS | _SEEN).get(metric, f"{metric} (lower is better)"), cells))
     return Table("Quality on the test split", names, rows, protocol)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,13 +11,30 @@ import torch
 from gancomp.checkpoints import load_network
 from gancomp.data import DataConfig, ImageDataset, stack_pairs
 from gancomp.errors import ConfigError
-from gancomp.models import Generator, PatchDiscriminator, ResnetGenerator, SlicedGenerator, seeded_generator
+from gancomp.models import (
+    Generator,
+    MultiscaleDiscriminator,
+    PatchDiscriminator,
+    ResnetGenerator,
+    SlicedGenerator,
+    SpadeConfig,
+    seeded_generator,
+)
 from gancomp.models.resnet import hidden_slots
 from gancomp.models.sliced import check_sub_config
 from gancomp.nn import init_weights
-from gancomp.pipeline.settings import Method, begin, check_discriminator, check_target, load_teacher, open_split, provenance
+from gancomp.pipeline.settings import (
+    Discriminator,
+    Method,
+    begin,
+    check_discriminator,
+    check_target,
+    load_teacher,
+    open_split,
+    provenance,
+)
 from gancomp.supernet import SearchSpace, Supernet, transfer_weights
-from gancomp.train import DistillOptions, DistillStage, StageFolder, fit
+from gancomp.train import DistillOptions, DistillStage, GauganOptions, StageFolder, fit
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class SupernetRun:
     out: str
     """Folder of the run; the same command goes on from what is there."""
     method: Method = "pix2pix"
-    """The teacher's method, `pix2pix` or `cyclegan`: sets the defaults of everything else to its published ones."""
+    """The teacher's method, `pix2pix`, `cyclegan` or `gaugan`: sets the defaults of everything else to its published ones."""
     discriminator: str = ""
     """The teacher's discriminator to inherit; by default `discriminator.safetensors` beside the teacher, if it is there."""
     space: str = "channels-48"
@@ -36,6 +54,7 @@ class SupernetRun:
     separable: bool = True
     """Decompose the residual blocks' convolutions into depthwise and pointwise ones."""
     data: DataConfig = field(default_factory=DataConfig)
+    gaugan: GauganOptions = field(default_factory=GauganOptions)
     train: DistillOptions = field(default_factory=DistillOptions)
 
 
@@ -53,7 +72,7 @@ def find_discriminator(path: str, teacher: str | Path) -> Path | None:
     return beside if beside.exists() else None
 
 
-def load_discriminator(path: Path | None) -> PatchDiscriminator | None:
+def load_discriminator(path: Path | None) -> Discriminator | None:
     """Load a discriminator, or None for no path.
 
     Raises:
@@ -62,8 +81,8 @@ def load_discriminator(path: Path | None) -> PatchDiscriminator | None:
     if path is None:
         return None
     network = load_network(path)
-    if not isinstance(network, PatchDiscriminator):
-        raise ConfigError(f"discriminator={str(path)!r}: holds a {network.arch!r} network, expected 'patch'")
+    if not isinstance(network, PatchDiscriminator | MultiscaleDiscriminator):
+        raise ConfigError(f"discriminator={str(path)!r}: holds a {network.arch!r} network, expected 'patch' or 'multiscale'")
     return network
 
 
@@ -77,7 +96,10 @@ def new_supernet(space: str, teacher: Generator, separable: bool) -> Supernet:
             raise ConfigError(
                 f"space={space!r}: has {len(parsed.choices)} slots, this {teacher.arch} generator has {teacher.config.slots}"
             )
-        return Supernet.around(type(teacher)(teacher.config.with_channels(parsed.largest)), parsed)
+        config = teacher.config.with_channels(parsed.largest)
+        if isinstance(config, SpadeConfig):
+            config = dataclasses.replace(config, separable=separable)
+        return Supernet.around(type(teacher)(config), parsed)
     resnet = teacher.config if isinstance(teacher, ResnetGenerator) else None
     n_blocks = 9 if resnet is None else resnet.n_blocks
     return Supernet(
@@ -113,7 +135,9 @@ def inherits(teacher: Generator, student: Generator) -> bool:
         except ConfigError:
             return False
         return type(teacher) is type(student)
-    if not isinstance(teacher, ResnetGenerator) or teacher.config.n_blocks != student.config.n_blocks:
+    if not isinstance(teacher, ResnetGenerator) or not isinstance(student, ResnetGenerator):
+        return False
+    if teacher.config.n_blocks != student.config.n_blocks:
         return False
     names = ("stem", "down", "stream", "up", "last")
     wide = all(getattr(teacher.config, name) >= getattr(student.config, name) for name in names)
@@ -136,7 +160,7 @@ def run_supernet(run: SupernetRun, *, progress: bool = True, stop_at: int | None
     val = open_split(run.data, "val", teacher)
     with torch.random.fork_rng(devices=[]):
         supernet = build_supernet(run, teacher, train)
-    stage = DistillStage(supernet, teacher, run.train, inherited, "supernet")
+    stage = DistillStage(supernet, teacher, run.train, inherited, "supernet", run.gaugan)
     begin(folder, "supernet", run)
     record = provenance("supernet", run, teacher=Path(run.teacher), discriminator=discriminator)
     fit(stage, train, val, folder, record, progress=progress, stop_at=stop_at)

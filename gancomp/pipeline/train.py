@@ -8,21 +8,22 @@ from pathlib import Path
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.pipeline.settings import Method, TeacherModel, begin, check_discriminator, open_split, provenance
-from gancomp.train import CycleOptions, CycleStage, Stage, StageFolder, TeacherStage, TrainOptions, fit
+from gancomp.train import CycleOptions, CycleStage, GauganOptions, Stage, StageFolder, TeacherStage, TrainOptions, fit
 
 
 @dataclass(frozen=True)
 class TrainRun:
-    """Train a teacher generator: pix2pix on pairs of images, CycleGAN on two sets of images (both directions at once)."""
+    """Train a teacher generator: pix2pix on pairs, CycleGAN on two sets of images (both directions), GauGAN on label maps."""
 
     out: str
     """Folder of the run; the same command goes on from what is there."""
     method: Method = "pix2pix"
-    """`pix2pix` or `cyclegan`; sets the defaults of everything else to the method's published ones."""
+    """`pix2pix`, `cyclegan` or `gaugan`; sets the defaults of everything else to the method's published ones."""
     data: DataConfig = field(default_factory=DataConfig)
     model: TeacherModel = field(default_factory=TeacherModel)
     train: TrainOptions = field(default_factory=TrainOptions)
     cyclegan: CycleOptions = field(default_factory=CycleOptions)
+    gaugan: GauganOptions = field(default_factory=GauganOptions)
 
 
 def teacher_stage(run: TrainRun) -> Stage:
@@ -38,7 +39,7 @@ def teacher_stage(run: TrainRun) -> Stage:
     if run.method == "cyclegan":
         back = run.model.build(run.data.reversed(), run.train.seed + 3)
         return CycleStage(generator, back, run.train, run.cyclegan, run.data.direction)
-    return TeacherStage(generator, run.train)
+    return TeacherStage(generator, run.train, run.gaugan)
 
 
 def run_train(run: TrainRun, *, progress: bool = True, stop_at: int | None = None) -> Path:

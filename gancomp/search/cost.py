@@ -225,7 +225,8 @@ class CostModel:
         """Median milliseconds of a call of the extracted sub-generator; measured once per number of threads."""
         key = (tuple(config), torch.get_num_threads())
         if key not in self._latencies:
-            generator = self.supernet.extract(config)
+            # The time does not depend on batch statistics, which may not be this configuration's yet.
+            generator = self.supernet.generator.extract(self.supernet.network_config(config))
             for tensor in generator.state_dict().values():
                 # The time does not depend on them, and what is not finite is for the evaluation to find.
                 tensor.nan_to_num_(0.0, 0.0, 0.0)

@@ -30,8 +30,8 @@ class SearchOptions:
 
     method: Literal["evolution", "brute"] = "evolution"
     """`evolution`, or `brute` for every allowed configuration (or `samples` of them)."""
-    objective: Literal["fd", "l1", "psnr", "ssim"] = "fd"
-    """What the best configuration is best in, on the validation split."""
+    objective: Literal["fd", "l1", "psnr", "ssim", "miou", "accuracy"] = "fd"
+    """What the best configuration is best in, on the validation split; the last two need `evaluate.segmenter`."""
     population: int = 32
     """Configurations of a generation (evolution)."""
     generations: int = 6
@@ -51,7 +51,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check_choice("search", "method", self.method, ("evolution", "brute"))
-        check_choice("search", "objective", self.objective, ("fd", "l1", "psnr", "ssim"))
+        check_choice("search", "objective", self.objective, ("fd", "l1", "psnr", "ssim", "miou", "accuracy"))
         for name, low, high in (
             ("population", 2, 100_000),
             ("generations", 1, 100_000),

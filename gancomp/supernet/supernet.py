@@ -100,7 +100,7 @@ class Supernet(nn.Module):
             have = "of none" if self.calibrated is None else f"of {format_config(self.calibrated)}"
             raise ConfigError(
                 f"config_str={format_config(config)!r}: its batch statistics are not known (the supernet has those {have}); "
-                "call calibrate first"
+                "calibrate it first (gancomp search does, and leaves the chosen one as chosen.safetensors)"
             )
 
     def train(self, mode: bool = True) -> Self:

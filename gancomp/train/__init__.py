@@ -3,7 +3,7 @@
 from gancomp.train.cyclegan import CycleStage
 from gancomp.train.distill import DistillStage
 from gancomp.train.loop import Interrupted, Stage, fit
-from gancomp.train.options import CycleOptions, DistillOptions, TrainOptions
+from gancomp.train.options import CycleOptions, DistillOptions, GauganOptions, TrainOptions
 from gancomp.train.state import StageFolder
 from gancomp.train.teacher import TeacherStage
 
@@ -12,6 +12,7 @@ __all__ = [
     "CycleStage",
     "DistillOptions",
     "DistillStage",
+    "GauganOptions",
     "Interrupted",
     "Stage",
     "StageFolder",

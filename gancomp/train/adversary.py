@@ -132,6 +132,10 @@ class Adversary:
         self.network.requires_grad_(False)
         return loss.detach()
 
+    def terms(self, condition: Tensor, fake: Tensor, real: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """The generator's losses on its images with their weights, by name; ``real`` images are not looked at."""
+        return {"G": (self.options.lambda_gan, self.judge(condition, fake))}
+
     def judge(self, condition: Tensor, fake: Tensor) -> Tensor:
         """The generator's adversarial loss on its images, unweighted."""
         return generator_loss(self._score(condition, fake).float(), self.options.gan_mode)

@@ -22,12 +22,13 @@ from gancomp.models import Generator
 from gancomp.models.base import save_tensors
 from gancomp.models.channels import Config
 from gancomp.supernet import Supernet
-from gancomp.train.adversary import Adversary, Precision, adam
+from gancomp.train.adversary import Precision, adam
 from gancomp.train.average import WeightAverage
+from gancomp.train.gaugan import make_adversary
 from gancomp.train.layers import LayerPair, make_adaptors, pair_layers
 from gancomp.train.loop import Stage
 from gancomp.train.losses import reconstruction_loss
-from gancomp.train.options import DistillOptions
+from gancomp.train.options import DistillOptions, GauganOptions
 from gancomp.train.state import StageFolder
 
 
@@ -40,6 +41,7 @@ class DistillStage(Stage):
         options: losses, sampling, optimisation.
         discriminator: the teacher's, inherited; a new one where None is given.
         name: the stage's name in logs.
+        gaugan: what else a SPADE generator trains with.
     """
 
     options: DistillOptions
@@ -51,6 +53,7 @@ class DistillStage(Stage):
         options: DistillOptions,
         discriminator: nn.Module | None = None,
         name: str = "supernet",
+        gaugan: GauganOptions | None = None,
     ) -> None:
         self.name, self.options = name, options
         self.device = options.torch_device()
@@ -62,7 +65,7 @@ class DistillStage(Stage):
         self.student = student.to(self.device).train()
         self.teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.precision = Precision(options, self.device)
-        self.adversary = Adversary.create(generator, options, self.device, self.precision, discriminator)
+        self.adversary = make_adversary(generator, options, gaugan, self.device, self.precision, discriminator)
         self.layers: list[LayerPair] = []
         if options.lambda_distill > 0:
             if isinstance(student, Supernet):
@@ -111,7 +114,7 @@ class DistillStage(Stage):
             with self.precision.autocast():
                 terms = {"recon": (options.lambda_recon, reconstruction_loss(image.float(), target, options.recon))}
                 if self.adversary is not None:
-                    terms["G"] = (options.lambda_gan, self.adversary.judge(batch.input, image))
+                    terms |= self.adversary.terms(batch.input, image, batch.target)
                 if options.lambda_distill > 0:
                     terms["distill"] = (options.lambda_distill, self._distance(adapted, guide))
                 loss = torch.stack([weight * value for weight, value in terms.values()]).sum() / len(configs)
@@ -147,6 +150,8 @@ class DistillStage(Stage):
         if isinstance(student, Supernet):
             for caption, config in (("largest", student.space.largest), ("smallest", student.space.smallest)):
                 student.set(config)
+                if student.batch_norms:
+                    student.calibrate(config, [batch.input])
                 images[caption] = student(batch.input)
         else:
             images["student"] = student(batch.input)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gancomp.data import Batch, ImageDataset, image_grid, stack_pairs, train_batches
+from gancomp.data import Batch, ImageDataset, image_grid, paint_labels, stack_pairs, train_batches
 from gancomp.errors import GancompError, RunError
 from gancomp.io import atomic_path
 from gancomp.train.adversary import Precision
@@ -100,7 +100,7 @@ def fit(
                 _seed_step(options.seed, done)
                 for optimizer in stage.optimizers.values():
                     for group in optimizer.param_groups:
-                        group["lr"] = options.learning_rate(done)
+                        group["lr"] = options.learning_rate(done) * group.get("lr_factor", 1.0)
                 losses = stage.step(next(batches).to(stage.device), done)
                 done += 1
                 # Asked once a step: a request that comes after this line waits for the next step, which saves.
@@ -152,6 +152,7 @@ def _preview_batch(val: ImageDataset, count: int = 4) -> Batch:
 @torch.no_grad()
 def _draw(stage: Stage, shown: Batch, step: int, folder: StageFolder, log: TrainLog) -> None:
     columns = stage.preview(shown.to(stage.device))
+    columns = {caption: images if images.is_floating_point() else paint_labels(images) for caption, images in columns.items()}
     rows = [[images[i].float().cpu() for images in columns.values()] for i in range(len(shown.names))]
     picture = image_grid(rows, captions=list(columns))
     with atomic_path(folder.samples / f"step_{step:07d}.png") as temporary:

@@ -132,6 +132,28 @@ class CycleOptions:
 
 
 @dataclass(frozen=True)
+class GauganOptions:
+    """GauGAN's own part of every stage of training; the other methods do not read it."""
+
+    lambda_feat: float = 10.0
+    """Weight of feature matching: the discriminator's maps of generated images against those of real ones."""
+    lambda_vgg: float = 10.0
+    """Weight of the perceptual loss, where there is a `vgg`."""
+    vgg: str = ""
+    """File of a VGG-19 for ImageNet (a plain state dict with torchvision's names); empty: no perceptual loss."""
+    scales: int = 2
+    """Scales of the discriminator, each half of the one before."""
+    lr_ratio: float = 4.0
+    """The discriminator's learning rate over the generator's (two time-scale update rule)."""
+
+    def __post_init__(self) -> None:
+        check_range("gaugan", "lambda_feat", self.lambda_feat, 0.0, 1e6)
+        check_range("gaugan", "lambda_vgg", self.lambda_vgg, 0.0, 1e6)
+        check_range("gaugan", "scales", self.scales, 1, 5)
+        check_range("gaugan", "lr_ratio", self.lr_ratio, 0.01, 100.0)
+
+
+@dataclass(frozen=True)
 class DistillOptions(TrainOptions):
     """Distillation of a teacher into a supernet or into one generator (GAN Compression, sections 3.1 and 3.2).
 

@@ -14,6 +14,7 @@ from gancomp.errors import ConfigError
 from gancomp.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
+    SEGMENTATION,
     Evaluator,
     StatisticsAccumulator,
     TeacherImages,
@@ -113,7 +114,7 @@ def test_which_way_is_better() -> None:
     good, bad = evaluator().evaluate(lambda x: x), evaluator().evaluate(lambda x: -x)
     for name, score in good.items():
         assert (score > bad[name]) == (name in HIGHER_IS_BETTER), name
-    assert set(HIGHER_IS_BETTER) < set(METRICS)
+    assert set(HIGHER_IS_BETTER) < {*METRICS, *SEGMENTATION}
 
 
 # -- unpaired images -------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_a_space_that_is_not_the_supernets(tmp_path: Path, supernet: Path, space
 
 def test_a_space_for_what_is_no_resnet(tmp_path: Path) -> None:
     torch.save(published.Unet(1, 5).state_dict(), tmp_path / "u.pth")
-    with pytest.raises(ConfigError, match=r"space='4,2': .*u\.pth holds no ResNet generator but a 'unet' network"):
+    with pytest.raises(ConfigError, match=r"space='4,2': .*u\.pth holds a 'unet' network, of which there is no supernet"):
         run_convert(ConvertRun(str(tmp_path / "u.pth"), str(tmp_path / "s.safetensors"), space="4,2"))
 
 

@@ -162,7 +162,7 @@ def test_statistics_of_one_configuration_are_not_used_for_another() -> None:
     with pytest.raises(ConfigError, match=r"config_str='3_3_2_3_3_3_4_4': its batch statistics are not known .* of none"):
         supernet.extract(large)
     supernet.eval()
-    with pytest.raises(ConfigError, match="call calibrate first"):
+    with pytest.raises(ConfigError, match="calibrate it first"):
         supernet(x)
     supernet.calibrate(small, batches())
     image = supernet(x)
@@ -174,7 +174,7 @@ def test_statistics_of_one_configuration_are_not_used_for_another() -> None:
     assert torch.equal(supernet(x), image), "they hold while other widths are looked at"
     supernet.train()
     supernet.eval()
-    with pytest.raises(ConfigError, match="call calibrate first"):
+    with pytest.raises(ConfigError, match="calibrate it first"):
         supernet(x)
 
 
