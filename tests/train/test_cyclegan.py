@@ -174,6 +174,22 @@ def test_training_lowers_the_cycle_losses() -> None:
         assert last[name] < 0.9 * first[name], name
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_gives_the_same_losses_up_to_its_rounding(monkeypatch, amp: str) -> None:
+    """As on a GPU, but for the device: the CPU's autocast and its loss scaling."""
+    monkeypatch.setattr(TrainOptions, "torch_device", lambda self: torch.device("cpu"))
+    plain, mixed = stage(lr=1e-4), stage(lr=1e-4, amp=amp)
+    for step, batch in enumerate(batches(3)):
+        expected, losses = plain.step(batch, step), mixed.step(batch, step)
+        assert losses.keys() == expected.keys()
+        for name, value in expected.items():
+            assert losses[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.02), (step, name)
+    assert all(parameter.dtype == torch.float32 for parameter in mixed.forth.parameters())
+    state = {name: part.state_dict() for name, part in mixed.parts().items()}
+    for name, part in mixed.parts().items():
+        part.load_state_dict(state[name])
+
+
 # -- the pools -------------------------------------------------------------------------------------------------------------
 
 
