@@ -23,7 +23,7 @@ from gancomp.metrics import (
     random_images,
 )
 from gancomp.metrics.contenders import Truth, eager_form
-from gancomp.models import Generator
+from gancomp.models import Generator, ResnetGenerator
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.evaluate import make_evaluator
 from gancomp.pipeline.settings import hardware, open_split
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from gancomp.pipeline.compress import CompressRun
 
 _COMMAND = """import gancomp
-generator = gancomp.load_generator("student.safetensors")  # in PyTorch
+generator = gancomp.load_generator("student.safetensors")  # in PyTorch"""
+_ENGINE = """
 engine = gancomp.Engine("student.safetensors")  # on a CPU, without PyTorch"""
 _LABELS = {"l1": "L1 (lower is better)", "psnr": "PSNR, dB (higher is better)", "ssim": "SSIM (higher is better)"}
 _FORMS = {"engine": "the engine", "gancomp": "gancomp", "eager": "the same"}
@@ -163,7 +164,7 @@ def _report(
         stages=_stages(run, folder, found),
         facts=_facts(run, found, record),
         notes=notes,
-        command=_COMMAND,
+        command=_COMMAND + _ENGINE * isinstance(networks["student"], ResnetGenerator),
     )
 
 

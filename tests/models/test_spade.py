@@ -238,3 +238,16 @@ def test_wrong_fields(fields: dict, message: str) -> None:
 def test_wrong_number_of_channel_counts(text: str) -> None:
     with pytest.raises(ConfigError, match="a SPADE generator takes 8"):
         SpadeConfig.parse(text)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mixed_precision(training: bool) -> None:
+    """Under autocast the image is that of float32 but for 16-bit rounding, and gradients are there for all weights."""
+    ours, _ = pair(separable=True, norm="instance")
+    ours.train(training)
+    labels = label_map(2, 4, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        image = ours(labels)
+    assert (image.float() - ours(labels)).abs().mean() < 0.05
+    image.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters() if p.requires_grad)
