@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import gancomp
-from gancomp.checkpoints import Assumptions, convert_state, load_subnetwork
+from gancomp.checkpoints import Assumptions, convert_state, load_subnetwork, load_supernet
 from gancomp.errors import CheckpointError, ConfigError
 from gancomp.models import Generator, SpadeConfig
+from gancomp.pipeline.convert import ConvertRun, run_convert
 from gancomp.testing import assert_accurate
 
 from ..models import published
@@ -200,3 +201,15 @@ def test_statistics_without_their_count(tmp_path: Path) -> None:
     stock = stock_of()
     state = {name: tensor for name, tensor in stock.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert_same_images(load(tmp_path, state, upsampling="more"), stock)
+
+
+def test_a_published_supernet_is_converted_with_its_space(tmp_path: Path) -> None:
+    torch.save(stock_of((2,) * 8, separable=True).state_dict(), tmp_path / "super.pth")
+    converted = run_convert(ConvertRun(str(tmp_path / "super.pth"), str(tmp_path / "s.safetensors"), space="2,1"))
+    assert "separable modulations, base width 2" in converted.found
+    supernet = load_supernet(converted.path)
+    assert supernet.space.choices == ((2, 1),) * 8
+    with pytest.raises(ConfigError, match="its batch statistics are not known"):
+        supernet.extract(supernet.space.smallest)
+    with pytest.raises(ConfigError, match="expected the largest widths of space 'spade-channels-48'"):
+        run_convert(ConvertRun(str(tmp_path / "super.pth"), str(tmp_path / "s.safetensors"), space="channels-48"))
