@@ -18,12 +18,15 @@ from gancomp.data import DataConfig, open_dataset
 from gancomp.errors import ConfigError
 from gancomp.models import SpadeConfig, SpadeGenerator
 from gancomp.models.channels import parse_config
-from gancomp.pipeline.evaluate import EvaluateOptions, EvaluateRun, run_evaluate
+from gancomp.pipeline.evaluate import EvaluateOptions, EvaluateRun, make_evaluator, run_evaluate
 from gancomp.pipeline.finetune import ExportRun, run_export
 from gancomp.pipeline.methods import settings_of
 from gancomp.pipeline.profile import ProfileRun, run_profile
+from gancomp.pipeline.search import SearchRun, run_search
 from gancomp.pipeline.settings import calibration_maps, check_channels, check_discriminator
 from gancomp.pipeline.train import TrainRun, teacher_stage
+from gancomp.search import SearchOptions
+from gancomp.supernet import SearchSpace, Supernet
 from gancomp.train import TrainOptions
 
 CLASSES = 3
@@ -202,3 +205,21 @@ def test_calibration_maps_are_spread_over_the_training_split(root: Path) -> None
     assert len(maps) == 3
     assert all(torch.equal(x[0], train.load(i).input) for x, i in zip(maps, (0, 2, 4), strict=True))
     assert len(calibration_maps(data, 99, torch.device("cpu"))) == len(train) == 6
+
+
+def test_scores_that_need_a_segmentation_network(root: Path, segmenter: Path) -> None:
+    generator = SpadeGenerator(SpadeConfig.uniform(1, label_nc=CLASSES, instance_edges=False, upsampling="normal"))
+    evaluator = make_evaluator(DataConfig(root=str(root), **DATA), "val", EvaluateOptions(), generator)
+    assert "miou" not in evaluator.metrics
+    with pytest.raises(ConfigError, match=r"metrics=\['miou'\]: no segmentation network is given \(evaluate\.segmenter\)"):
+        evaluator.evaluate(generator, ["miou"])
+    with pytest.raises(ConfigError, match=r"scores images painted of label maps; data\.labels is 0"):
+        make_evaluator(DataConfig(synthetic_train=8, synthetic_test=2), "val", EvaluateOptions(segmenter=str(segmenter)), None)
+
+
+def test_a_search_for_scores_without_a_segmentation_network(root: Path, tmp_path: Path) -> None:
+    config = SpadeConfig.from_channels((2,) * 8, label_nc=CLASSES, instance_edges=False, upsampling="normal")
+    Supernet.around(SpadeGenerator(config), SearchSpace.parse("2,1")).save(tmp_path / "s.safetensors")
+    settings = {"search": SearchOptions(objective="accuracy"), "data": DataConfig(root=str(root), **DATA)}
+    with pytest.raises(ConfigError, match=r"search\.objective='accuracy': needs a segmentation network"):
+        run_search(SearchRun(supernet=str(tmp_path / "s.safetensors"), out=str(tmp_path / "out"), macs="1G", **settings))
