@@ -69,7 +69,7 @@ def one_line(run, folder: Path, arguments: list[str], message: str, status: int 
         (["profile", "--model", "patch.safetensors"], "patch.safetensors: holds a 'patch' network, expected a generator"),
         (["profile", "--model", "supernet.safetensors"], "supernet.safetensors is a supernet; say which configuration"),
         (["profile", "--size", "30"], "size=30: this generator needs a multiple of 4"),
-        (["profile", "--size", "0"], "size=0: expected"),
+        (["profile", "--size", "7"], "size=7: expected"),
         (["profile", "--ngf", "0"], "expected"),
         (["profile", "--arch", "unet", "--config-str", EIGHT], "arch='unet': config_str, separable and legacy describe"),
         (["train", "--out", "x", "--dataroot", "missing/folder"], "data.root='missing/folder': no such folder"),

@@ -334,5 +334,5 @@ def test_teacher_models() -> None:
     assert first.config.separable
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.model[1].weight, other.model[1].weight)
-    with pytest.raises(ConfigError, match="arch='stylegan': expected resnet or unet"):
+    with pytest.raises(ConfigError, match="arch='stylegan': expected resnet, unet or spade"):
         TeacherModel(arch="stylegan").build(TINY, 1)
