@@ -26,10 +26,31 @@ void gather_row(const GatherTile& t, const PhaseColumns& c, const float* x, floa
   for (int64_t j = c.count; j < t.pitch; ++j) y[j] = 0.0f;
 }
 
+// Both phases of a row of stride two: what lies inside for both is read once.
+void gather_two(const GatherTile& t, const PhaseColumns (&columns)[kMaxStride], const float* x, float* y) {
+  float *even = y, *odd = y + t.pitch;
+  const PhaseColumns &a = columns[0], &b = columns[1];
+  const int64_t begin = std::max(a.begin, b.begin), end = std::max(std::min(a.end, b.end), begin);
+  const float* from = x + a.from;
+  GANCOMP_SIMD
+  for (int64_t j = begin; j < end; ++j) even[j] = from[2 * j], odd[j] = from[2 * j + 1];
+  for (const PhaseColumns* c : {&a, &b}) {
+    float* to = c == &a ? even : odd;
+    const auto one = [&](int64_t j) {
+      const int64_t at = c->from + 2 * j;
+      if (j >= c->begin && j < c->end) return x[at];
+      return t.mode == BorderMode::zero ? 0.0f : x[inside(at, t.width, t.mode)];
+    };
+    for (int64_t j = 0; j < std::min(begin, c->count); ++j) to[j] = one(j);
+    for (int64_t j = end; j < c->count; ++j) to[j] = one(j);
+    for (int64_t j = c->count; j < t.pitch; ++j) to[j] = 0.0f;
+  }
+}
+
 }  // namespace
 
 void gather(const GatherTile& t) {
-  const auto row_of = t.phases == 1 ? gather_row<1> : t.phases == 2 ? gather_row<2> : gather_row<0>;
+  const auto row_of = t.phases == 1 ? gather_row<1> : gather_row<0>;
   PhaseColumns columns[kMaxStride];
   for (int phase = 0; phase < t.phases; ++phase) {
     PhaseColumns& c = columns[phase];
@@ -48,6 +69,10 @@ void gather(const GatherTile& t) {
     }
     for (int64_t c = 0; c < t.channels; ++c) {
       const float* x = t.x + c * t.stride_c + row * t.width;
+      if (t.phases == 2) {
+        gather_two(t, columns, x, y + c * t.channel_floats());
+        continue;
+      }
       for (int phase = 0; phase < t.phases; ++phase) {
         row_of(t, columns[phase], x, y + c * t.channel_floats() + phase * t.pitch);
       }
