@@ -415,7 +415,9 @@ class TransposedBlock {
   }
 
   // The value of padded column q in a line.
-  const float* at(const float* line, int64_t q) const { return line + q % stride_ * reach_ + q / stride_ - first_[q % stride_]; }
+  const float* at(const float* line, int64_t q) const {
+    return line + q % stride_ * reach_ + q / stride_ - first_[q % stride_];
+  }
 
   void emit(const float* line, float* y, bool add) const {
     const int64_t q = columns_.first;
