@@ -264,7 +264,8 @@ def images(results: Results) -> str:
         found = [value for (who, what, how), value in measured.items() if (who, what) == (provider, metric) and config in how]
         return number(found[0]) if found else "-"
 
-    distances = sorted({row.metric for row in results.photographs if row.metric.startswith("fd_")})
+    distances = {row.metric for row in results.photographs if row.metric.startswith("fd_")}
+    far = {(row.provider, row.metric): f"{row.p50:.1f}" for row in results.photographs}
     rows = [
         [
             f"`{provider}`",
@@ -272,12 +273,12 @@ def images(results: Results) -> str:
             cell(provider, "largest step", "worst"),
             f"{cell(provider, 'psnr', 'PyTorch')} ({cell(provider, 'psnr', 'worst')})",
             f"{cell(provider, 'ssim', 'PyTorch')} ({cell(provider, 'ssim', 'worst')})",
-            *(cell(provider, distance) for distance in distances),
+            *(far.get((provider, distance), "-") for distance in sorted(distances)),
         ]
         for provider in dict.fromkeys(row.provider for row in results.photographs)
     ]
     head = ["", "bytes equal to PyTorch's, %", "largest difference of a byte", "PSNR, dB (worst image)", "SSIM (worst image)"]
-    return table([*head, *(f"`{distance}`" for distance in distances)], rows)
+    return table([*head, *(f"`{distance}`" for distance in sorted(distances))], rows)
 
 
 def errors(results: Results) -> str:

@@ -72,7 +72,7 @@ def contenders(model: Path) -> dict[str, Translate]:
     translators: dict[str, Translate] = {"PyTorch": torch.inference_mode()(generator.translate)}
     for name, precision in PRECISIONS.items():
         try:
-            engine: Any = Engine(model, precision=precision)
+            engine: Any = Engine(generator.to_bytes(), precision=precision)
         except GancompError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
@@ -118,16 +118,20 @@ def measure(model: Path, folder: Path, targets: Sequence[Path], features: Path |
     }
     where: Conditions = conditions(torch.get_num_threads())
     common: dict[str, Any] = {"kernel": "C1", "mode": "photographs", "x": f"{len(photographs)} photographs", **asdict(where)}
-    rows = [row for name in images if name != "PyTorch" for row in compare(name, images[name], images["PyTorch"], common)]
+    rows = []
     extractor = load_extractor(features)
     reference = statistics((image for target in targets for image in load(target)), extractor, "target domain")
     for name, made in images.items():
+        if name != "PyTorch":
+            rows += compare(name, made, images["PyTorch"], common)
         distance = frechet_distance(statistics(made, extractor, f"features, {name}"), reference)
         config = f"to {reference.count} images of the target domain"
         percentile = dict.fromkeys(("p20", "p50", "p80"), distance)
         rows.append(Row(metric=f"fd_{extractor.name}", unit="", config=config, provider=name, **percentile, **common))
     if picture is not None:
-        shown = np.linspace(0, len(photographs) - 1, SHOWN).astype(int)
+        # Every so often one, and the one that the last contender changes most.
+        worst = int(np.argmin([float(psnr(a[None], b[None])) for a, b in zip(made, images["PyTorch"], strict=True)]))
+        shown = [*np.linspace(0, len(photographs) - 1, SHOWN - 1).astype(int), worst]
         grid = image_grid([[photographs[i], *(made[i] for made in images.values())] for i in shown], ["photograph", *images])
         with atomic_path(picture) as temporary:
             grid.save(temporary, format="JPEG", quality=88)

@@ -112,7 +112,7 @@ def test_images_of_photographs():
     ]
     lines = section("images", [*results(), *rows]).splitlines()
     assert lines[0].endswith("| `fd_random` |")
-    assert lines[-1] == "| `engine-int8` | 40 | 20 | 41 (35.5) | 0.98 (0.91) | 12 |"
+    assert lines[-1] == "| `engine-int8` | 40 | 20 | 41 (35.5) | 0.98 (0.91) | 12.0 |"
     assert section("times", [*results(), *rows]) == section("times"), "they are not contests"
 
 
