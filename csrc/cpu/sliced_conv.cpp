@@ -269,7 +269,9 @@ void sliced_conv(const SlicedConvParams& full, const Executor& executor) {
   const SlicedConvParams p = without_rows(full);
   const ConvWindow& k = p.window;
   const auto pitch_of = [&](int64_t columns) { return round_up(columns) + (k.taps_w - 1) / k.stride; };
-  const Tiling tiles = tiling(p.y.h, p.y.w, kWide, p.x.c, k.stride, k.taps_h - k.stride,
+  // What is gathered serves all groups of outputs; where there is one, tiles may as well be larger and of few channels.
+  const int64_t together = p.y.c <= kMaxOut ? std::min(p.x.c, int64_t{8}) : p.x.c;
+  const Tiling tiles = tiling(p.y.h, p.y.w, kWide, together, k.stride, k.taps_h - k.stride,
                               [&](int64_t columns) { return k.stride * pitch_of(columns); });
   const int64_t pitch = pitch_of(tiles.columns);
   Tap taps[kMaxTaps];
