@@ -400,7 +400,8 @@ def unflattering(results: Results) -> str:
 SECTIONS: dict[str, Callable[[Results], str]] = {
     function.__name__: function
     for function in (
-        conditions, load, sources, peers, times, ratios, batches, variants, images, errors, peaks, bounds, steps, starts, unflattering,
+        conditions, load, sources, peers, times, ratios, batches, variants, images, errors, peaks, bounds, steps, starts,
+        unflattering,
     )
 }  # fmt: skip
 """What the names in the template stand for."""

@@ -2,8 +2,8 @@
 
     python -m benchmarks.photographs --csv benchmarks/results/photographs.csv --picture docs/images/engine-horse2zebra.jpg
 
-Needs the released weights, the photographs and, for the Frechet distance, the MobileNetV2 weights (benchmarks/cases.py says where
-they are looked for).
+Needs the released weights, the photographs and, for the Frechet distance, the MobileNetV2 weights (benchmarks/cases.py says
+where they are looked for).
 """
 
 from __future__ import annotations
@@ -72,11 +72,9 @@ def contenders(model: Path) -> dict[str, Translate]:
     translators: dict[str, Translate] = {"PyTorch": torch.inference_mode()(generator.translate)}
     for name, precision in PRECISIONS.items():
         try:
-            engine: Any = Engine(generator.to_bytes(), precision=precision)
+            translators[name] = Engine(generator.to_bytes(), precision=precision)
         except GancompError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            continue
-        translators[name] = lambda x, engine=engine: torch.from_numpy(engine(x.numpy()))
     return translators
 
 
@@ -93,7 +91,8 @@ def compare(name: str, made: Sequence[Tensor], wanted: Sequence[Tensor], common:
     }
     rows = []
     for (metric, unit), values in measured.items():
-        rows.append(Row(metric=metric, unit=unit, **percentiles(values), config="of PyTorch's", provider=name, **common))
+        spread: dict[str, Any] = percentiles(values)
+        rows.append(Row(metric=metric, unit=unit, **spread, config="of PyTorch's", provider=name, **common))
         worst = max(values) if metric == "largest step" else min(values)
         rows.append(
             Row(metric=metric, unit=unit, p20=worst, p50=worst, p80=worst, config="worst image", provider=name, **common)
@@ -126,7 +125,7 @@ def measure(model: Path, folder: Path, targets: Sequence[Path], features: Path |
             rows += compare(name, made, images["PyTorch"], common)
         distance = frechet_distance(statistics(made, extractor, f"features, {name}"), reference)
         config = f"to {reference.count} images of the target domain"
-        percentile = dict.fromkeys(("p20", "p50", "p80"), distance)
+        percentile: dict[str, Any] = dict.fromkeys(("p20", "p50", "p80"), distance)
         rows.append(Row(metric=f"fd_{extractor.name}", unit="", config=config, provider=name, **percentile, **common))
     if picture is not None:
         # Every so often one, and the one that the last contender changes most.

@@ -41,5 +41,5 @@ def test_rows_and_picture(shared: Path, tmp_path: Path) -> None:
 
 def test_absent_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GANCOMP_SHARED", str(tmp_path))
-    with pytest.raises(RunError, match="weights/mobilenet_v2.*GANCOMP_SHARED"):
+    with pytest.raises(RunError, match=r"weights/mobilenet_v2.*GANCOMP_SHARED"):
         photographs.found(photographs.FEATURES)
