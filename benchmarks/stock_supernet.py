@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp.models.resnet import ResnetBlock
-from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d
+from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d, WinogradConv2d
 from gancomp.nn.conv import SlicedDepthwiseConv2d
 
 
@@ -64,6 +64,7 @@ _STOCK: dict[type[nn.Module], type[nn.Module]] = {
     SlicedDepthwiseConv2d: _Depthwise,
     InstanceNormAct: _Norm,
     ResnetBlock: _Block,
+    WinogradConv2d: nn.Conv2d,
 }
 
 

@@ -1,6 +1,13 @@
 """Modules that hold the full weight and a width."""
 
-from gancomp.nn.conv import SeparableConv2d, SlicedConv2d, SlicedConvTranspose2d, SlicedDepthwiseConv2d, init_weights
+from gancomp.nn.conv import (
+    SeparableConv2d,
+    SlicedConv2d,
+    SlicedConvTranspose2d,
+    SlicedDepthwiseConv2d,
+    WinogradConv2d,
+    init_weights,
+)
 from gancomp.nn.norm import BatchNormAct, InstanceNormAct, NoNormAct, make_norm
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "SlicedConv2d",
     "SlicedConvTranspose2d",
     "SlicedDepthwiseConv2d",
+    "WinogradConv2d",
     "init_weights",
     "make_norm",
 ]

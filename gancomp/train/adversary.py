@@ -88,19 +88,21 @@ class Adversary:
         """Update the discriminator on real pairs and on generated ones; returns its loss."""
         self.network.requires_grad_(True)
         with self.precision.autocast():
-            real_logits = self.network(torch.cat([condition, real], 1))
-            losses = [
-                discriminator_loss(
-                    real_logits.float(), self.network(torch.cat([condition, fake.detach()], 1)).float(), self.options.gan_mode
-                )
-                for fake in fakes
-            ]
+            real_logits, *fake_logits = self._logits(condition, [real, *[fake.detach() for fake in fakes]])
+            losses = [discriminator_loss(real_logits, logits, self.options.gan_mode) for logits in fake_logits]
             loss = torch.stack(losses).mean()
         self.precision.backward(loss)
         self.precision.step(self.optimizer)
         # The generator's pass must not spend time on gradients of these weights.
         self.network.requires_grad_(False)
         return loss.detach()
+
+    def _logits(self, condition: Tensor, images: list[Tensor]) -> list[Tensor]:
+        """The network's verdict on every batch of images; in one pass where that is the same, which reads the weights once."""
+        pairs = [torch.cat([condition, image], 1) for image in images]
+        if isinstance(self.network, PatchDiscriminator) and self.network.judges_images_alone:
+            return list(self.network(torch.cat(pairs)).float().chunk(len(pairs)))
+        return [self.network(pair).float() for pair in pairs]
 
     def judge(self, condition: Tensor, fake: Tensor) -> Tensor:
         """The generator's adversarial loss on its images, unweighted."""
