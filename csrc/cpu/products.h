@@ -5,11 +5,16 @@
 
 namespace gancomp::GANCOMP_ISA_NAME {
 
+constexpr int kLine = 16;  // floats of a line of the caches
+
 // sums[r][v] += sum over k < depth of a(r, k) * b[k][v]. Rows of `a` lie a_stride apart and their elements side by side where
-// kByRow, else the other way round. Rows of `b` lie kPitch floats apart.
-template <bool kByRow, int kPitch, int kR, int kV>
-GANCOMP_INLINE void multiply(const float* a, int64_t a_stride, const float* b, int64_t depth, Vec (&sums)[kR][kV]) {
+// kByRow, else the other way round. Rows of `b` lie kPitch floats apart. kAhead: `depth` lines of memory from `ahead` on are
+// asked for meanwhile.
+template <bool kByRow, int kPitch, bool kAhead = false, int kR, int kV>
+GANCOMP_INLINE void multiply(const float* a, int64_t a_stride, const float* b, int64_t depth, Vec (&sums)[kR][kV],
+                             const float* ahead = nullptr) {
   for (int64_t k = 0; k < depth; ++k, b += kPitch) {
+    if (kAhead) __builtin_prefetch(ahead + k * kLine, 0, 2);
     Vec right[kV];
     GANCOMP_UNROLL
     for (int v = 0; v < kV; ++v) right[v] = load_once(b + v * kLanes);

@@ -18,9 +18,9 @@ struct Filters {
 template <typename Taps, bool kFlipped>
 void transform_filters(const Filters& f, int64_t first_lane, int64_t first_depth, int phase_row, int phase_column, float* u) {
   constexpr bool kPhases = Taps::kTaps == 2 && !kFlipped;
-  for (int64_t d = 0; d < (kPhases ? kPhaseLanes : kWide); ++d) {
-    const int64_t at = first_depth + d;
-    for (int64_t lane = first_lane; lane < first_lane + kWide; lane += kLanes) {
+  for (int64_t lane = first_lane; lane < first_lane + kWide; lane += kLanes) {
+    for (int64_t d = 0; d < (kPhases ? kPhaseLanes : kWide); ++d) {
+      const int64_t at = first_depth + d;
       Vec taps[kFilter];
       load_filters(f.data + lane * f.lane_stride + at * f.depth_stride, f.lane_stride, at < f.depth ? f.lanes - lane : 0, taps);
       const auto phase = [&](int step, int row, int column, int64_t to) GANCOMP_FORCE {
@@ -95,8 +95,8 @@ class Convolution {
       for (int64_t depth = 0; depth < p_.x.c; depth += kDepth, x += kPoints * pitch) {
         transform_filters<Taps, kTransposed>(f, lane, depth, phase(parity), phase(column), weights);
         for (int point = 0; point < kPoints; ++point) {
-          multiply_block<true>(x + point * pitch, weights + point * kWinogradWeights, rows * plan_.tile_columns, kWide,
-                               depth == 0, sums + (column * kPoints + point) * sum_pitch);
+          sum_channels(x + point * pitch, weights + point * kWinogradWeights, rows * plan_.tile_columns, depth == 0,
+                       sums + (column * kPoints + point) * sum_pitch);
         }
       }
     }

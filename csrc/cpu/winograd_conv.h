@@ -138,11 +138,14 @@ constexpr int kTileRowsMax = 10, kTileColumnsMax = (kTileColumns * TwoTaps::kOut
 void scatter_row(const float* from, int64_t count, const Images& y, int64_t n, int64_t channel, int64_t row, int64_t column);
 
 // Taps of kLanes filters, of which the first `count` exist, in lanes; and back.
+constexpr int kFiltersAhead = 4;  // that are asked for: they lie one after the other in each of kLanes places
 constexpr int kFilter = kWinogradTaps * kWinogradTaps;
 GANCOMP_INLINE void load_filters(const float* weight, int64_t stride, int64_t count, Vec (&taps)[kFilter]) {
   GANCOMP_UNROLL
   for (int part = 0; part < kFilter; part += kLanes) {
     Vec square[kLanes];
+    GANCOMP_UNROLL
+    for (int lane = 0; lane < kLanes; ++lane) __builtin_prefetch(weight + lane * stride + part + kFiltersAhead * kFilter);
     GANCOMP_UNROLL
     for (int lane = 0; lane < kLanes; ++lane) square[lane] = lane < count ? load(weight + lane * stride + part) : Vec{};
     transpose(square);
@@ -162,9 +165,9 @@ void for_tasks(int64_t tasks, int64_t slots, const Executor& executor, const Fun
   });
 }
 
-// y[r][0 .. kWide) (+)= sum over k < depth of a(r, k) * b[k][0 .. kWide), for r < rows; a as in multiply(), one of its strides
-// being kWide. Nothing is read from y where `first`.
-template <bool kByRow>
-void multiply_block(const float* a, const float* b, int64_t rows, int64_t depth, bool first, float* y);
+// y[tile][lane] (+)= sum over c < kWide of a[tile][c] * b[c][lane], all of kWide lanes; nothing is read from y where `first`.
+void sum_channels(const float* a, const float* b, int64_t tiles, bool first, float* y);
+// y[c][lane] (+)= sum over tiles of a[tile][c] * b[tile][lane], for c < kWide; a and b of the next call lie `next` floats on.
+void sum_tiles(const float* a, const float* b, int64_t tiles, int64_t next, bool first, float* y);
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

@@ -14,6 +14,8 @@ void store_filters(const Vec (&taps)[kFilter], float* weight, int64_t stride, in
     Vec square[kLanes];
     GANCOMP_UNROLL
     for (int i = 0; i < kLanes; ++i) square[i] = taps[part + i];
+    GANCOMP_UNROLL
+    for (int lane = 0; lane < kLanes; ++lane) __builtin_prefetch(weight + lane * stride + part + kFiltersAhead * kFilter, 1);
     transpose(square);
     GANCOMP_UNROLL
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -22,6 +24,9 @@ void store_filters(const Vec (&taps)[kFilter], float* weight, int64_t stride, in
     }
   }
 }
+
+// Floats of transformed x that stay in cache while all of grad passes.
+constexpr int64_t kGroupFloats = 1 << 20;
 
 template <typename Taps>
 class WeightGradient {
@@ -44,13 +49,16 @@ class WeightGradient {
       (kStride == 1 ? four_tap_tiles : phase_tiles)(t, executor_);
       t.x = p_.grad, t.row = t.column = 0, t.y += depths * kPoints * t.pitch;
       (kStride == 1 ? four_tap_gradients : two_tap_gradients)(t, executor_);
+      const int64_t group = std::clamp(kGroupFloats / (kPoints * t.pitch), int64_t{1}, depths);
       for_tasks(lanes * depths, p_.slots, executor_, [&](int64_t slot, int64_t task) {
         float* sums = p_.workspace + plan_.blocks * kPoints * plan_.pitch(plan_.rows) + slot * plan_.slot_floats();
-        const int64_t depth = task % depths, lane = task / depths;
+        // In groups, all channels of grad for some of x, which stay in cache meanwhile.
+        const int64_t first = task / (group * lanes) * group, count = plan_.at_most(group, depths - first);
+        const int64_t depth = first + task % (group * lanes) % count, lane = task % (group * lanes) / count;
         sum_block(p_.workspace + depth * kPoints * t.pitch, t.y + lane * kPoints * t.pitch, t.rows * t.tile_columns, t.pitch,
                   sums);
-        for (int64_t c = 0; c < kDepth && depth * kDepth + c < p_.x.c; ++c) {
-          for (int64_t at = 0; at < kWide && lane * kWide + at < p_.grad.c; at += kLanes) {
+        for (int64_t at = 0; at < kWide && lane * kWide + at < p_.grad.c; at += kLanes) {
+          for (int64_t c = 0; c < kDepth && depth * kDepth + c < p_.x.c; ++c) {
             emit(sums + c * kWide + at, depth * kDepth + c, lane * kWide + at);
           }
         }
@@ -63,7 +71,7 @@ class WeightGradient {
   static void sum_block(const float* x, const float* grad, int64_t count, int64_t pitch, float* sums) {
     for (int point = 0; point < kPoints; ++point, x += pitch, grad += pitch, sums += kWinogradWeights) {
       for_parts(count, kWinogradTiles, [&](int64_t tile, int64_t tiles) {
-        multiply_block<false>(x + tile * kWide, grad + tile * kWide, kWide, tiles, tile == 0, sums);
+        sum_tiles(x + tile * kWide, grad + tile * kWide, tiles, pitch, tile == 0, sums);
       });
     }
   }

@@ -63,22 +63,63 @@ void tiles(const TileParams& p, const Executor& executor) {
   });
 }
 
+// y[r][0 .. kWide) (+)= sum over k < depth of a(r, k) * b[k][0 .. kWide); nothing is read from y where `first`.
+struct BlockProduct {
+  const float *a, *b;
+  int64_t depth;
+  bool first;
+  float* y;
+  const float *next_a, *next_b;
+};
+
 constexpr int kRowsAtOnce = 6, kVecsAtOnce = kRegisters == 32 ? 4 : 2;
 
+// Rows [row, row + kR) of a block, and what will be needed after them: of the sums over channels the next rows, of those over
+// tiles a part of the next block.
 template <bool kByRow, int kR>
-void multiply_rows(const float* a, const float* b, int64_t depth, bool first, float* y) {
+void multiply_rows(const BlockProduct& p, int64_t row) {
+  const float* a = p.a + row * (kByRow ? kWide : 1);
+  float* y = p.y + row * kWide;
   for (int lane = 0; lane < kWide; lane += kVecsAtOnce * kLanes) {
     Vec sums[kR][kVecsAtOnce] = {};
-    multiply<kByRow, kWide>(a, kWide, b + lane, depth, sums);
+    if constexpr (kByRow) {
+      constexpr int kHalf = kWide / 2;
+      multiply<true, kWide, true>(a, kWide, p.b + lane, kHalf, sums, a + kR * kWide);
+      multiply<true, kWide, true>(a + kHalf, kWide, p.b + kHalf * kWide + lane, kHalf, sums, y + kR * kWide);
+    } else {
+      const int64_t part = row / kRowsAtOnce % 8 * p.depth * kLine;
+      const float* ahead = part < p.depth * kWide ? p.next_a + part : p.next_b + part - p.depth * kWide;
+      multiply<false, kWide, true>(a, kWide, p.b + lane, p.depth, sums, ahead);
+    }
     GANCOMP_UNROLL
     for (int r = 0; r < kR; ++r) {
       GANCOMP_UNROLL
       for (int v = 0; v < kVecsAtOnce; ++v) {
         float* to = y + r * kWide + lane + v * kLanes;
-        store(to, first ? sums[r][v] : load(to) + sums[r][v]);
+        store(to, p.first ? sums[r][v] : load(to) + sums[r][v]);
       }
     }
   }
+}
+
+template <bool kByRow>
+void multiply_block(const BlockProduct& p, int64_t rows) {
+  for_parts(rows, kRowsAtOnce, [&](int64_t row, int64_t count) {
+    switch (count) {
+      case 1:
+        return multiply_rows<kByRow, 1>(p, row);
+      case 2:
+        return multiply_rows<kByRow, 2>(p, row);
+      case 3:
+        return multiply_rows<kByRow, 3>(p, row);
+      case 4:
+        return multiply_rows<kByRow, 4>(p, row);
+      case 5:
+        return multiply_rows<kByRow, 5>(p, row);
+      default:
+        return multiply_rows<kByRow, 6>(p, row);
+    }
+  });
 }
 
 }  // namespace
@@ -106,28 +147,12 @@ void scatter_row(const float* from, int64_t count, const Images& y, int64_t n, i
   }
 }
 
-template <bool kByRow>
-void multiply_block(const float* a, const float* b, int64_t rows, int64_t depth, bool first, float* y) {
-  for_parts(rows, kRowsAtOnce, [&](int64_t row, int64_t count) {
-    const float* from = a + row * (kByRow ? kWide : 1);
-    float* to = y + row * kWide;
-    switch (count) {
-      case 1:
-        return multiply_rows<kByRow, 1>(from, b, depth, first, to);
-      case 2:
-        return multiply_rows<kByRow, 2>(from, b, depth, first, to);
-      case 3:
-        return multiply_rows<kByRow, 3>(from, b, depth, first, to);
-      case 4:
-        return multiply_rows<kByRow, 4>(from, b, depth, first, to);
-      case 5:
-        return multiply_rows<kByRow, 5>(from, b, depth, first, to);
-      default:
-        return multiply_rows<kByRow, 6>(from, b, depth, first, to);
-    }
-  });
+void sum_channels(const float* a, const float* b, int64_t tiles, bool first, float* y) {
+  multiply_block<true>({a, b, kWide, first, y, nullptr, nullptr}, tiles);
 }
-template void multiply_block<true>(const float*, const float*, int64_t, int64_t, bool, float*);
-template void multiply_block<false>(const float*, const float*, int64_t, int64_t, bool, float*);
+
+void sum_tiles(const float* a, const float* b, int64_t tiles, int64_t next, bool first, float* y) {
+  multiply_block<false>({a, b, tiles, first, y, a + next, b + next}, kWide);
+}
 
 }  // namespace gancomp::GANCOMP_ISA_NAME

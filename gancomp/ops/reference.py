@@ -64,7 +64,7 @@ def sliced_conv_transpose2d(
 
 def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """``conv2d(x, weight, bias, stride, padding)``, the parameters in the dtype of ``x`` or, under autocast, as that has it."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     return F.conv2d(x, weight, bias, stride, padding)
 

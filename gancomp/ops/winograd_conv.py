@@ -116,8 +116,9 @@ def _validate(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddi
     for name, size in (("height", x.shape[2]), ("width", x.shape[3])):
         if size + 2 * padding < _TAPS:
             raise ConfigError(f"{OP}: x has {name} {size}, with padding {padding} less than the kernel's {_TAPS}")
+    mixed = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and not (parameter_fits(tensor, x) or torch.is_autocast_enabled(x.device.type)):
+        if tensor is not None and not mixed and not parameter_fits(tensor, x):
             raise ConfigError(f"{OP}: {name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}")
 
 

@@ -36,8 +36,9 @@ struct WinogradConvWeightGradientParams {
 constexpr int64_t kWinogradLanes = 64;
 // Floats between two points of a block of weights: a row more than needed, for the same reason as in WinogradPlan::pitch().
 constexpr int64_t kWinogradWeights = (kWinogradLanes + 1) * kWinogradLanes;
-// Floats of transformed images at a time: what the last-level cache of two cores holds.
-constexpr int64_t kWinogradFloats = 9 << 19;
+// Floats of transformed images at a time: few enough to stay in the last-level cache beside the weights that pass through; and
+// more for the weights' gradient, which is read and written once for all of them.
+constexpr int64_t kWinogradFloats = 9 << 18, kWinogradGradientFloats = 9 << 20;
 // Tiles that a task multiplies by the weights it has transformed at most, and tasks that there should be at least.
 constexpr int64_t kWinogradTiles = 128, kWinogradTasks = 8;
 
@@ -65,12 +66,12 @@ struct WinogradPlan {
   }
 
   // For outputs of this height and width in n images, and so many tasks for each part.
-  GANCOMP_PLAN void cut(int64_t n, int64_t height, int64_t width, int stride, int64_t tasks) {
+  GANCOMP_PLAN void cut(int64_t n, int64_t height, int64_t width, int stride, int64_t tasks, int64_t limit = kWinogradFloats) {
     const int64_t outputs = stride == 1 ? 3 : 4;
     points = stride == 1 ? 36 : 25;
     tile_columns = pieces(width, outputs), tile_rows = n * pieces(height, outputs);
     if (tile_rows == 0) return;
-    rows = even(tile_rows, kWinogradFloats / (blocks * points * tile_columns * kWinogradLanes));
+    rows = even(tile_rows, limit / (blocks * points * tile_columns * kWinogradLanes));
     part = even(rows, at_most(kWinogradTiles / tile_columns, rows * tasks / kWinogradTasks));
   }
 };
@@ -94,7 +95,7 @@ GANCOMP_PLAN WinogradPlan winograd_conv_transpose_plan(const WinogradConvParams&
 GANCOMP_PLAN WinogradPlan winograd_weight_gradient_plan(const WinogradConvWeightGradientParams& p) {
   WinogradPlan plan;
   plan.blocks = plan.pieces(p.x.c, p.stride == 1 ? kWinogradLanes : kWinogradLanes / 4) + plan.pieces(p.grad.c, kWinogradLanes);
-  plan.cut(p.grad.n, p.grad.h, p.grad.w, p.stride, 1);
+  plan.cut(p.grad.n, p.grad.h, p.grad.w, p.stride, 1, kWinogradGradientFloats);
   return plan;
 }
 #undef GANCOMP_PLAN
