@@ -1,5 +1,6 @@
-"""The supernet as it is written in stock PyTorch: weights narrowed to the active channels, then ``F.conv2d`` and
-``F.instance_norm``. The baseline of the training step; ReLU is not in place, which after InstanceNorm would cost it copies.
+"""The supernet and its discriminator as they are written in stock PyTorch: weights narrowed to the active channels, then
+``F.conv2d`` and ``F.instance_norm``. The baseline of the training step; ReLU is not in place, which after InstanceNorm would
+cost it copies.
 """
 
 from __future__ import annotations

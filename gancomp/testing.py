@@ -127,8 +127,32 @@ def assert_accurate(actual: Tensor, stock: Tensor, exact: Tensor, name: str = "r
         raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g}, largest value {largest:.3g}")
 
 
+# Winograd's transforms of outputs, inputs and weights, by the taps of a side.
+_WINOGRAD = {
+    3: (
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
+         [0, 4, 0, -5, 0, 1]],
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
+         [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+    ),
+    4: (
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -0.5, 0], [0, 1, 1, 4, 0.25, 1]],
+        [[1, 1.5, -2, -1.5, 1, 0], [0, -1, -2.5, -0.5, 1, 0], [0, 1, 0.5, -2.5, 1, 0], [0, -0.5, -1, 0.5, 1, 0],
+         [0, 2, -1, -2, 1, 0], [0, 1, 1.5, -2, -1.5, 1]],
+        [[1, 0, 0, 0], [-1 / 3, -1 / 3, -1 / 3, -1 / 3], [1 / 3, -1 / 3, 1 / 3, -1 / 3],
+         [1 / 15, 2 / 15, 4 / 15, 8 / 15], [-16 / 15, 8 / 15, -4 / 15, 2 / 15], [0, 0, 0, 1]],
+    ),
+    2: (
+        [[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]],
+        [[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]],
+        [[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]],
+    ),
+}  # fmt: skip
+
+
 class WinogradConv2d(nn.Module):
-    """A convolution by Winograd's method in stock PyTorch: of 3x3 kernels and stride 1 without padding, or 4x4 and stride 1 or 2.
+    """A convolution by Winograd's method in stock PyTorch: 3x3 of stride 1 without padding, or 4x4 of stride 1 or 2.
 
     It loses about ten times as many digits as the direct sum: what an error is measured by where a kernel computes in this
     way, forward and backward. It is F(4x4, 3x3) with the points 0, 1, -1, 2, -2; F(3x3, 4x4) with 0, 1, -1, 2, -1/2; and, with
@@ -141,29 +165,6 @@ class WinogradConv2d(nn.Module):
     Raises:
         ValueError: another kernel, stride, padding or grouping.
     """
-
-    # By taps of a side: the transforms of outputs, inputs and weights.
-    _METHODS = {
-        3: (
-            [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-            [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
-             [0, 4, 0, -5, 0, 1]],
-            [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
-             [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
-        ),
-        4: (
-            [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -0.5, 0], [0, 1, 1, 4, 0.25, 1]],
-            [[1, 1.5, -2, -1.5, 1, 0], [0, -1, -2.5, -0.5, 1, 0], [0, 1, 0.5, -2.5, 1, 0], [0, -0.5, -1, 0.5, 1, 0],
-             [0, 2, -1, -2, 1, 0], [0, 1, 1.5, -2, -1.5, 1]],
-            [[1, 0, 0, 0], [-1 / 3, -1 / 3, -1 / 3, -1 / 3], [1 / 3, -1 / 3, 1 / 3, -1 / 3],
-             [1 / 15, 2 / 15, 4 / 15, 8 / 15], [-16 / 15, 8 / 15, -4 / 15, 2 / 15], [0, 0, 0, 1]],
-        ),
-        2: (
-            [[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]],
-            [[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]],
-            [[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]],
-        ),
-    }  # fmt: skip
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ class WinogradConv2d(nn.Module):
         """Convolve ``x`` [N, C, H, W]; returns [N, C', H', W'] of ``conv``."""
         step, weight = self.stride, self.weight
         height, width = [(size + 2 * self.padding - weight.shape[2]) // step + 1 for size in x.shape[2:]]
-        a, b, g = (torch.tensor(matrix, dtype=torch.float64) for matrix in self._METHODS[weight.shape[2] // step])
+        a, b, g = (torch.tensor(matrix, dtype=torch.float64) for matrix in _WINOGRAD[weight.shape[2] // step])
         outputs, points = a.shape
         # Whole tiles of every phase.
         needed = [step * (-(-size // outputs) * outputs + points - outputs) for size in (height, width)]

@@ -46,7 +46,7 @@ class PatchDiscriminator(Network):
 
     @property
     def judges_images_alone(self) -> bool:
-        """Whether a score does not depend on the other images of a batch, as it does where a norm's statistics are a batch's."""
+        """Whether a score depends on one image alone; it does not where statistics are those of a batch."""
         return self.config.norm != "batch"
 
     def __init__(self, config: DiscriminatorConfig) -> None:

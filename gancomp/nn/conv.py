@@ -78,7 +78,7 @@ class SlicedConvTranspose2d(nn.ConvTranspose2d):
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A 4x4 convolution of stride 1 or 2, with fewer multiplications where that is faster (:func:`gancomp.ops.winograd_conv2d`).
+    """A 4x4 convolution of stride 1 or 2, by Winograd's method where that is faster (:func:`gancomp.ops.winograd_conv2d`).
 
     Arguments are those of ``nn.Conv2d`` after the kernel's size, without groups, dilation and padding modes.
     """

@@ -69,9 +69,7 @@ def explain(
     return describe(OP, *_question(x, weight, bias, stride, padding, backend))
 
 
-def _question(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, backend: str
-) -> tuple[str, Verdicts]:
+def _question(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, backend: str) -> tuple[str, Verdicts]:
     """The backend to ask for, and what each of them says."""
     name = requested(backend)
     if backend == "auto" and name in ("cuda", "triton"):

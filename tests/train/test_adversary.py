@@ -16,7 +16,9 @@ from gancomp.train.losses import discriminator_loss
 from ..models import published
 
 
-@pytest.mark.parametrize(("norm", "n_layers", "passes"), [("instance", 1, 1), ("none", 1, 1), ("instance", 0, 1), ("batch", 1, 3)])
+@pytest.mark.parametrize(
+    ("norm", "n_layers", "passes"), [("instance", 1, 1), ("none", 1, 1), ("instance", 0, 1), ("batch", 1, 3)]
+)
 def test_one_pass_gives_what_several_do(norm: str, n_layers: int, passes: int) -> None:
     network = published.randomised(PatchDiscriminator(DiscriminatorConfig(4, 3, n_layers, norm))).double()
     stock, options = copy.deepcopy(network), TrainOptions(device="cpu", lr=0.01)
@@ -29,9 +31,7 @@ def test_one_pass_gives_what_several_do(norm: str, n_layers: int, passes: int) -
 
     optimizer = torch.optim.Adam(stock.parameters(), lr=0.01, betas=(options.beta1, options.beta2))
     logits = stock(torch.cat([condition, real], 1)).float()
-    losses = [
-        discriminator_loss(logits, stock(torch.cat([condition, fake], 1)).float(), options.gan_mode) for fake in fakes
-    ]
+    losses = [discriminator_loss(logits, stock(torch.cat([condition, fake], 1)).float(), options.gan_mode) for fake in fakes]
     expected = torch.stack(losses).mean()
     expected.backward()
     optimizer.step()
