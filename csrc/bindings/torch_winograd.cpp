@@ -1,4 +1,5 @@
 // The CPU implementations of the 4x4 convolutions by Winograd's method.
+#include <algorithm>
 #include <tuple>
 
 #include "torch_tensors.h"
@@ -23,7 +24,7 @@ int64_t positions(int64_t size, int64_t stride, int64_t padding) {
 // Memory for as many tasks as run at a time.
 template <typename Params>
 Tensor workspace(const Tensor& like, const WinogradPlan& plan, Params& p) {
-  p.slots = torch::stable::get_num_threads();
+  p.slots = std::clamp(static_cast<int64_t>(torch::stable::get_num_threads()), int64_t{1}, std::max(plan.tasks, int64_t{1}));
   Tensor memory = empty<1>(like, {plan.floats(p.slots)});
   p.workspace = static_cast<float*>(memory.mutable_data_ptr());
   return memory;

@@ -38,9 +38,9 @@ constexpr int64_t kWinogradLanes = 64;
 constexpr int64_t kWinogradWeights = (kWinogradLanes + 1) * kWinogradLanes;
 // Floats of transformed images at a time: few enough to stay in the last-level cache beside the weights that pass through; and
 // more for the weights' gradient, which is read and written once for all of them.
-constexpr int64_t kWinogradFloats = 9 << 18, kWinogradGradientFloats = 9 << 20;
+constexpr int64_t kWinogradFloats = 9 << 19, kWinogradGradientFloats = 9 << 20;
 // Tiles that a task multiplies by the weights it has transformed at most, and tasks that there should be at least.
-constexpr int64_t kWinogradTiles = 128, kWinogradTasks = 8;
+constexpr int64_t kWinogradTiles = 256, kWinogradTasks = 8;
 
 #define GANCOMP_PLAN inline __attribute__((always_inline))  // compiled for one instruction set, it may run on no other
 
@@ -51,6 +51,7 @@ struct WinogradPlan {
   int64_t blocks = 0;                       // of lanes, of everything that is transformed
   int64_t sums = 0;                         // blocks that a task sums up at a time
   int64_t rows = 0, part = 0;               // tile rows that are transformed at a time, and those of a task
+  int64_t tasks = 0;                        // at a time at most: more slots are of no use
 
   // Lanes between two points' values of so many tile rows: an odd number of blocks, so that they meet in no few sets of caches.
   GANCOMP_PLAN int64_t pitch(int64_t count) const { return (count * tile_columns | 1) * kWinogradLanes; }
@@ -65,21 +66,22 @@ struct WinogradPlan {
     return pieces(total, pieces(total, limit > 1 ? at_most(limit, total) : 1));
   }
 
-  // For outputs of this height and width in n images, and so many tasks for each part.
-  GANCOMP_PLAN void cut(int64_t n, int64_t height, int64_t width, int stride, int64_t tasks, int64_t limit = kWinogradFloats) {
+  // For outputs of this height and width in n images, with so many tasks for a part, and so many floats at a time.
+  GANCOMP_PLAN void cut(int64_t n, int64_t height, int64_t width, int stride, int64_t each, int64_t limit) {
     const int64_t outputs = stride == 1 ? 3 : 4;
     points = stride == 1 ? 36 : 25;
     tile_columns = pieces(width, outputs), tile_rows = n * pieces(height, outputs);
     if (tile_rows == 0) return;
     rows = even(tile_rows, limit / (blocks * points * tile_columns * kWinogradLanes));
-    part = even(rows, at_most(kWinogradTiles / tile_columns, rows * tasks / kWinogradTasks));
+    part = even(rows, at_most(kWinogradTiles / tile_columns, rows * each / kWinogradTasks));
+    tasks = each * pieces(rows, part);
   }
 };
 
 GANCOMP_PLAN WinogradPlan winograd_conv_plan(const WinogradConvParams& p) {
   WinogradPlan plan;
   plan.blocks = plan.pieces(p.x.c, p.stride == 1 ? kWinogradLanes : kWinogradLanes / 4), plan.sums = 1;
-  plan.cut(p.x.n, p.y.h, p.y.w, p.stride, plan.pieces(p.y.c, kWinogradLanes));
+  plan.cut(p.x.n, p.y.h, p.y.w, p.stride, plan.pieces(p.y.c, kWinogradLanes), kWinogradFloats);
   return plan;
 }
 
@@ -88,14 +90,16 @@ GANCOMP_PLAN WinogradPlan winograd_conv_transpose_plan(const WinogradConvParams&
   WinogradPlan plan;
   const int64_t lanes = plan.pieces(p.y.c, kWinogradLanes);
   plan.blocks = plan.pieces(p.x.c, kWinogradLanes) * p.stride * p.stride, plan.sums = p.stride;
-  plan.cut(p.x.n, plan.pieces(p.y.h, p.stride), plan.pieces(p.y.w, p.stride), p.stride, lanes * p.stride);
+  plan.cut(p.x.n, plan.pieces(p.y.h, p.stride), plan.pieces(p.y.w, p.stride), p.stride, lanes * p.stride, kWinogradFloats);
   return plan;
 }
 
 GANCOMP_PLAN WinogradPlan winograd_weight_gradient_plan(const WinogradConvWeightGradientParams& p) {
   WinogradPlan plan;
-  plan.blocks = plan.pieces(p.x.c, p.stride == 1 ? kWinogradLanes : kWinogradLanes / 4) + plan.pieces(p.grad.c, kWinogradLanes);
-  plan.cut(p.grad.n, p.grad.h, p.grad.w, p.stride, 1, kWinogradGradientFloats);
+  const int64_t depths = plan.pieces(p.x.c, p.stride == 1 ? kWinogradLanes : kWinogradLanes / 4);
+  const int64_t lanes = plan.pieces(p.grad.c, kWinogradLanes);
+  plan.blocks = depths + lanes;
+  plan.cut(p.grad.n, p.grad.h, p.grad.w, p.stride, depths * lanes, kWinogradGradientFloats);
   return plan;
 }
 #undef GANCOMP_PLAN
