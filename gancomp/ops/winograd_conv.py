@@ -56,7 +56,7 @@ def winograd_conv2d(
     """
     _validate(x, weight, bias, stride, padding)
     # Tensors without data only ask for shapes, which need no kernel, whichever is named.
-    if x.is_meta or choose(OP, *_question(x, weight, bias, stride, padding, backend)) == "reference":
+    if x.is_meta or choose(OP, *_question(x, weight, bias, stride, padding, backend), x) == "reference":
         return reference.winograd_conv2d(x, weight, bias, stride, padding)
     return WinogradConv2dCpu.apply(x, weight, bias, stride, padding)
 
@@ -66,7 +66,7 @@ def explain(
 ) -> str:
     """Which backend runs this call of :func:`winograd_conv2d` and why the others do not."""
     _validate(x, weight, bias, stride, padding)
-    return describe(OP, *_question(x, weight, bias, stride, padding, backend))
+    return describe(OP, *_question(x, weight, bias, stride, padding, backend), x)
 
 
 def _question(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, backend: str) -> tuple[str, Verdicts]:
