@@ -87,7 +87,8 @@ void multiply_rows(const BlockProduct& p, int64_t row) {
       multiply<true, kWide, true>(a, kWide, p.b + lane, kHalf, sums, a + kR * kWide);
       multiply<true, kWide, true>(a + kHalf, kWide, p.b + kHalf * kWide + lane, kHalf, sums, y + kR * kWide);
     } else {
-      const int64_t part = row / kRowsAtOnce % 8 * p.depth * kLine;
+      constexpr int kParts = 2 * kWide / kLine;  // that the rows of both blocks are lines of
+      const int64_t part = row / kRowsAtOnce % kParts * p.depth * kLine;
       const float* ahead = part < p.depth * kWide ? p.next_a + part : p.next_b + part - p.depth * kWide;
       multiply<false, kWide, true>(a, kWide, p.b + lane, p.depth, sums, ahead);
     }
