@@ -78,7 +78,11 @@ void correlate(int64_t outs, int64_t taps, const Correlation& p, float* sums) {
   if (outs == 1) correlate_of<1>(taps, shifts, p, sums);
 }
 
-// How the work is cut. A task computes the gradients of `outs` x `channels` filters over all images, piece after piece of at
+struct Span {
+  int64_t begin, end;
+};
+
+// How the work is cut. A task computes the gradients of `outs` x `channels` filters over some images, piece after piece of at
 // most `rows` x `columns` output pixels.
 struct Plan {
   int64_t outs, channels, rows, columns;
@@ -118,8 +122,9 @@ Plan plan_of(const SlicedConvWeightGradientParams& p) {
 
 class Task {
  public:
-  Task(const SlicedConvWeightGradientParams& p, const Plan& plan, int64_t out0, int64_t channel0)
+  Task(const SlicedConvWeightGradientParams& p, const Plan& plan, const Span& images, int64_t out0, int64_t channel0)
       : p_(p),
+        images_(images),
         k_(p.window),
         plan_(plan),
         taps_(k_.taps_h * k_.taps_w),
@@ -130,7 +135,7 @@ class Task {
 
   void run() {
     int64_t pixels = 0;
-    for (int64_t n = 0; n < p_.grad.n; ++n) {
+    for (int64_t n = images_.begin; n < images_.end; ++n) {
       for (int64_t row = 0; row < p_.grad.h; row += plan_.rows) {
         const int64_t rows = std::min(plan_.rows, p_.grad.h - row);
         for (int64_t column = 0; column < p_.grad.w; column += plan_.columns) {
@@ -227,7 +232,8 @@ class Task {
       int64_t channel = shift / taps_, tap = shift % taps_;
       for (int64_t s = 0; s < shifts; ++s) {
         for (int64_t o = 0; o < outs; ++o) {
-          data[o * to.out + channel * to.in + tap_at[tap]] = static_cast<float>(totals[o * kShifts + s]);
+          float& sum = data[o * to.out + channel * to.in + tap_at[tap]];
+          sum = static_cast<float>(totals[o * kShifts + s] + (images_.begin > 0 ? static_cast<double>(sum) : 0.0));
         }
         if (++tap == taps_) tap = 0, ++channel;
       }
@@ -235,6 +241,7 @@ class Task {
   }
 
   const SlicedConvWeightGradientParams& p_;
+  const Span images_;
   const ConvWindow& k_;
   const Plan& plan_;
   const int64_t taps_, out0_, channel0_, outs_, channels_;
@@ -254,10 +261,17 @@ void sliced_conv_weight_gradient(const SlicedConvWeightGradientParams& full, con
   }
   const Plan plan = plan_of(p);
   const int64_t channel_groups = pieces(p.x.c, plan.channels);
-  executor.parallel_for(pieces(p.grad.c, plan.outs) * channel_groups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      Task(p, plan, i / channel_groups * plan.outs, i % channel_groups * plan.channels).run();
-  });
+  // Every task reads the images anew, so that all tasks take those that the last cache holds before any takes the next ones.
+  constexpr int64_t kCached = 2 * 1024 * 1024;
+  const int64_t floats = p.x.c * p.x.plane_size() + p.grad.c * p.grad.plane_size();
+  const int64_t together = std::max(kCached / floats, int64_t{1});
+  for (int64_t n = 0; n < p.grad.n; n += together) {
+    const Span images{n, std::min(n + together, p.grad.n)};
+    executor.parallel_for(pieces(p.grad.c, plan.outs) * channel_groups, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        Task(p, plan, images, i / channel_groups * plan.outs, i % channel_groups * plan.channels).run();
+    });
+  }
 }
 
 void plane_sums(const PlaneSumsParams& p, const Executor& executor) {
