@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick bench-candidate \
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick bench-candidate photographs \
 	docs-performance gpu-check clean
 
 build: $(VENV)/.built
@@ -72,6 +72,10 @@ bench-train: build
 # One of them, for a look: nothing is written.
 bench-cpu-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.cpu --quick
+
+# The images of a released generator on real photographs, in every precision of the engine: a minute.
+photographs: build
+	$(BIN)/python -m benchmarks.photographs --csv benchmarks/results/photographs.csv --picture docs/images/engine-horse2zebra.jpg
 
 # A candidate of a search against stock PyTorch: about 12 minutes, on a machine that does nothing else.
 bench-candidate: build

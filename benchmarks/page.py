@@ -22,6 +22,7 @@ from gancomp.report.plots import Percentiles, bars_plot
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/cpu.csv"
+PHOTOGRAPHS = ROOT / "benchmarks/results/photographs.csv"
 PAGE = ROOT / "docs/performance.md"
 PLOT = ROOT / "docs/images/cpu.png"
 TEMPLATE = Path(__file__).with_name("performance.md.in")
@@ -43,7 +44,8 @@ class Results:
     """The rows of a run, to be asked for."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
+        self.photographs = [row for row in rows if row.mode == "photographs"]
+        self.rows = [row for row in rows if row.mode != "photographs"]
         self.threads = sorted({row.threads for row in rows if row.metric == "time"})
         measured = {row.kernel for row in rows}
         self.nets = [net for net in NETS if net in measured]
@@ -254,6 +256,31 @@ def variants(results: Results) -> str:
     )
 
 
+def images(results: Results) -> str:
+    """What the engine changes in the images of real photographs."""
+    measured = {(row.provider, row.metric, row.config): row.p50 for row in results.photographs}
+
+    def cell(provider: str, metric: str, config: str = "") -> str:
+        found = [value for (who, what, how), value in measured.items() if (who, what) == (provider, metric) and config in how]
+        return number(found[0]) if found else "-"
+
+    distances = {row.metric for row in results.photographs if row.metric.startswith("fd_")}
+    far = {(row.provider, row.metric): f"{row.p50:.1f}" for row in results.photographs}
+    rows = [
+        [
+            f"`{provider}`",
+            cell(provider, "equal bytes", "PyTorch"),
+            cell(provider, "largest step", "worst"),
+            f"{cell(provider, 'psnr', 'PyTorch')} ({cell(provider, 'psnr', 'worst')})",
+            f"{cell(provider, 'ssim', 'PyTorch')} ({cell(provider, 'ssim', 'worst')})",
+            *(far.get((provider, distance), "-") for distance in sorted(distances)),
+        ]
+        for provider in dict.fromkeys(row.provider for row in results.photographs)
+    ]
+    head = ["", "bytes equal to PyTorch's, %", "largest difference of a byte", "PSNR, dB (worst image)", "SSIM (worst image)"]
+    return table([*head, *(f"`{distance}`" for distance in sorted(distances))], rows)
+
+
 def errors(results: Results) -> str:
     """Largest errors."""
     rows = []
@@ -373,7 +400,8 @@ def unflattering(results: Results) -> str:
 SECTIONS: dict[str, Callable[[Results], str]] = {
     function.__name__: function
     for function in (
-        conditions, load, sources, peers, times, ratios, batches, variants, errors, peaks, bounds, steps, starts, unflattering,
+        conditions, load, sources, peers, times, ratios, batches, variants, images, errors, peaks, bounds, steps, starts,
+        unflattering,
     )
 }  # fmt: skip
 """What the names in the template stand for."""
@@ -410,6 +438,11 @@ def panels(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Percentiles]]]:
     return drawn
 
 
+def measured_rows() -> list[Row]:
+    """The committed results: of the contests, and of the photographs."""
+    return [*read_rows(RESULTS), *read_rows(PHOTOGRAPHS)]
+
+
 def main(arguments: Sequence[str]) -> None:
     """Write the page and the plot.
 
@@ -418,7 +451,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     if arguments:
         raise ConfigError("usage: python -m benchmarks.page")
-    rows = read_rows(RESULTS)
+    rows = measured_rows()
     bars_plot(PLOT, panels(rows), label="time over that of the engine, float32, one image, paired, median and 20-80 %")
     write_text(PAGE, page(rows))
 

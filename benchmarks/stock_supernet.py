@@ -1,5 +1,6 @@
-"""The supernet as it is written in stock PyTorch: weights narrowed to the active channels, then ``F.conv2d`` and
-``F.instance_norm``. The baseline of the training step; ReLU is not in place, which after InstanceNorm would cost it copies.
+"""The supernet and its discriminator as they are written in stock PyTorch: weights narrowed to the active channels, then
+``F.conv2d`` and ``F.instance_norm``. The baseline of the training step; ReLU is not in place, which after InstanceNorm would
+cost it copies.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gancomp.models.resnet import ResnetBlock
-from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d
+from gancomp.nn import InstanceNormAct, SlicedConv2d, SlicedConvTranspose2d, WinogradConv2d
 from gancomp.nn.conv import SlicedDepthwiseConv2d
 
 
@@ -64,6 +65,7 @@ _STOCK: dict[type[nn.Module], type[nn.Module]] = {
     SlicedDepthwiseConv2d: _Depthwise,
     InstanceNormAct: _Norm,
     ResnetBlock: _Block,
+    WinogradConv2d: nn.Conv2d,
 }
 
 

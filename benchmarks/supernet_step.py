@@ -52,6 +52,8 @@ class Step:
         self.stage = DistillStage(supernet, ResnetGenerator(TEACHER), options)
         if provider == STOCK:
             make_stock(self.stage.adaptors)
+            if self.stage.adversary is not None:
+                make_stock(self.stage.adversary.network)
         generator = torch.Generator().manual_seed(1)
         images = [torch.rand(batch, 3, SIDE, SIDE, generator=generator) * 2 - 1 for _ in range(3)]
         features = {

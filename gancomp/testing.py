@@ -127,11 +127,37 @@ def assert_accurate(actual: Tensor, stock: Tensor, exact: Tensor, name: str = "r
         raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g}, largest value {largest:.3g}")
 
 
+# Winograd's transforms of outputs, inputs and weights, by the taps of a side.
+_WINOGRAD = {
+    3: (
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
+         [0, 4, 0, -5, 0, 1]],
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
+         [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+    ),
+    4: (
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -0.5, 0], [0, 1, 1, 4, 0.25, 1]],
+        [[1, 1.5, -2, -1.5, 1, 0], [0, -1, -2.5, -0.5, 1, 0], [0, 1, 0.5, -2.5, 1, 0], [0, -0.5, -1, 0.5, 1, 0],
+         [0, 2, -1, -2, 1, 0], [0, 1, 1.5, -2, -1.5, 1]],
+        [[1, 0, 0, 0], [-1 / 3, -1 / 3, -1 / 3, -1 / 3], [1 / 3, -1 / 3, 1 / 3, -1 / 3],
+         [1 / 15, 2 / 15, 4 / 15, 8 / 15], [-16 / 15, 8 / 15, -4 / 15, 2 / 15], [0, 0, 0, 1]],
+    ),
+    2: (
+        [[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]],
+        [[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]],
+        [[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]],
+    ),
+}  # fmt: skip
+
+
 class WinogradConv2d(nn.Module):
-    """A 3x3 convolution of stride 1 without padding by Winograd's F(4x4, 3x3), in stock PyTorch.
+    """A convolution by Winograd's method in stock PyTorch: 3x3 of stride 1 without padding, or 4x4 of stride 1 or 2.
 
     It loses about ten times as many digits as the direct sum: what an error is measured by where a kernel computes in this
-    way. The points are 0, 1, -1, 2 and -2, the products are summed in the dtype of the input. Source: Lavin and Gray 2016.
+    way, forward and backward. It is F(4x4, 3x3) with the points 0, 1, -1, 2, -2; F(3x3, 4x4) with 0, 1, -1, 2, -1/2; and, with
+    a stride of 2, F(4x4, 2x2) with 0, 1, -1, 2 on the even and odd rows and columns. Products are summed in the dtype of the
+    input. Source: Lavin and Gray 2016.
 
     Args:
         conv: the convolution, whose weights and bias are taken.
@@ -140,26 +166,34 @@ class WinogradConv2d(nn.Module):
         ValueError: another kernel, stride, padding or grouping.
     """
 
-    _A = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-    _B = torch.tensor(
-        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
-         [0, 4, 0, -5, 0, 1]]
-    )  # fmt: skip
-    _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double() / 24
-
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        if not _is_plain_3x3(conv):
-            raise ValueError(f"{conv}: expected a 3x3 convolution of stride 1, without padding, dilation and groups")
-        self.bias = conv.bias
-        self.register_buffer("products", (self._G @ conv.weight.double() @ self._G.T).to(conv.weight.dtype))
+        if not (_is_plain_3x3(conv) or _is_4x4(conv)):
+            raise ValueError(
+                f"{conv}: expected a 3x3 convolution of stride 1 without padding, or a 4x4 one of stride 1 or 2, without "
+                "dilation and groups"
+            )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.padding = conv.stride[0], int(conv.padding[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` [N, C, H, W]; returns [N, C', H - 2, W - 2]."""
-        height, width = x.shape[2] - 2, x.shape[3] - 2
-        tiles = nn.functional.pad(x, (0, -width % 4, 0, -height % 4)).unfold(2, 6, 4).unfold(3, 6, 4)
-        a, b = self._A.to(x.dtype), self._B.to(x.dtype)
-        sums = torch.einsum("ocij,ncyxij->noyxij", self.products, b @ tiles @ b.T)
+        """Convolve ``x`` [N, C, H, W]; returns [N, C', H', W'] of ``conv``."""
+        step, weight = self.stride, self.weight
+        height, width = [(size + 2 * self.padding - weight.shape[2]) // step + 1 for size in x.shape[2:]]
+        a, b, g = (torch.tensor(matrix, dtype=torch.float64) for matrix in _WINOGRAD[weight.shape[2] // step])
+        outputs, points = a.shape
+        # Whole tiles of every phase.
+        needed = [step * (-(-size // outputs) * outputs + points - outputs) for size in (height, width)]
+        cut = [size - have - self.padding for size, have in zip(needed, x.shape[2:], strict=True)]
+        x = nn.functional.pad(x, (self.padding, cut[1], self.padding, cut[0]))
+        if step > 1:
+            x, weight = (
+                torch.cat([image[:, :, i::step, j::step] for i in range(step) for j in range(step)], 1) for image in (x, weight)
+            )
+        tiles = x.unfold(2, points, outputs).unfold(3, points, outputs)
+        products = (g @ weight.double() @ g.T).to(weight.dtype)
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        sums = torch.einsum("ocij,ncyxij->noyxij", products, b @ tiles @ b.T)
         y = (a @ sums @ a.T).transpose(3, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
@@ -168,6 +202,12 @@ def _is_plain_3x3(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups) == (
         (3, 3), (1, 1), (0, 0), (1, 1), 1,
     )  # fmt: skip
+
+
+def _is_4x4(layer: nn.Conv2d) -> bool:
+    return (layer.kernel_size, layer.dilation, layer.groups, layer.padding_mode) == ((4, 4), (1, 1), 1, "zeros") and (
+        layer.stride in ((1, 1), (2, 2)) and layer.padding in ((0, 0), (1, 1), (2, 2), (3, 3))
+    )
 
 
 def with_winograd(network: nn.Module, fewest: int = 32) -> nn.Module:

@@ -140,6 +140,20 @@ def test_winograds_convolution_is_the_convolution(size, bias):
     assert (y - expected).abs().max() < 1e-13 * expected.abs().max()
 
 
+@pytest.mark.parametrize("padding", range(4))
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(9, 14), (8, 5), (4, 4)])
+def test_winograds_4x4_convolution_is_the_convolution(size, stride, padding):
+    conv = nn.Conv2d(5, 7, 4, stride, padding).double()
+    x, grad = images(2, 5, *size, dtype=torch.float64), images(*conv(images(2, 5, *size, dtype=torch.float64)).shape).double()
+    expected = forward_backward(conv, grad, x)
+    weight_gradient = torch.autograd.grad(conv(x), conv.weight, grad)[0]
+    winograd = WinogradConv2d(conv)
+    actual = forward_backward(winograd, grad, x)
+    pairs = [*zip(actual, expected, strict=True), (torch.autograd.grad(winograd(x), conv.weight, grad)[0], weight_gradient)]
+    assert all((one - other).abs().max() < 1e-13 * other.abs().max() for one, other in pairs)
+
+
 def test_winograds_convolution_loses_digits():
     """Why it is a measure of its own: the direct sum's error does not allow for it."""
     conv, x = nn.Conv2d(64, 64, 3), images(1, 64, 34, 34)
@@ -150,11 +164,23 @@ def test_winograds_convolution_loses_digits():
 
 
 @pytest.mark.parametrize(
-    "options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}, {"kernel_size": 1}], ids=str
+    "options",
+    [
+        {"stride": 2},
+        {"padding": 1},
+        {"dilation": 2},
+        {"groups": 2},
+        {"kernel_size": 1},
+        {"kernel_size": 4, "stride": 3},
+        {"kernel_size": 4, "stride": (1, 2)},
+        {"kernel_size": 4, "dilation": 2},
+        {"kernel_size": 4, "padding_mode": "reflect", "padding": 1},
+    ],
+    ids=str,
 )
-def test_winograds_method_is_for_one_kind_of_convolution(options):
+def test_winograds_method_is_for_few_kinds_of_convolution(options):
     conv = nn.Conv2d(32, 32, **{"kernel_size": 3, **options})
-    with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 1"):
+    with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 1 without padding, or a 4x4 one"):
         WinogradConv2d(conv)
     assert with_winograd(nn.Sequential(conv))[0] is conv
 

@@ -22,6 +22,10 @@ STABLE_TORCH_LIBRARY(gancomp, m) {
   m.def(
       "sliced_conv_transpose2d_backward(Tensor grad, Tensor x, Tensor weight, int stride, int padding, int output_padding,"
       " int bias_size, bool needs_x, bool needs_weight) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  m.def("winograd_conv2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding) -> Tensor");
+  m.def(
+      "winograd_conv2d_backward(Tensor grad, Tensor x, Tensor weight, int stride, int padding, bool needs_x, bool needs_weight,"
+      " bool needs_bias) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // With `keep`, z1 and z2 are the pointwise convolutions' outputs and statistics (mean, 1 / standard deviation) of what the
   // four norms are applied to, [N, C + hidden + hidden + C, 2]; without, they are empty.
   m.def(

@@ -5,6 +5,7 @@
 #include "pointwise.h"
 
 #include "plane.h"
+#include "products.h"
 
 namespace gancomp::GANCOMP_ISA_NAME {
 namespace {
@@ -13,23 +14,6 @@ constexpr int kRows = kRegisters == 32 ? 8 : 4;
 constexpr int kVecs = kRegisters == 32 || kLanes == 8 ? 3 : 2;
 constexpr int kTile = kVecs * kLanes;  // lanes of a tile, which divide kPointwiseColumns
 static_assert(kPointwiseRows % kRows == 0 && kPointwiseColumns % kTile == 0, "the sums' size is that of every instruction set");
-
-// sums[r][v] += sum over k < depth of a(r, k) * b[k][v]. Rows of `a` lie a_stride apart and their elements side by side where
-// kByRow, else the other way round. A row of `b` has kTile floats.
-template <bool kByRow, int kR, int kV>
-GANCOMP_INLINE void multiply(const float* a, int64_t a_stride, const float* b, int64_t depth, Vec (&sums)[kR][kV]) {
-  for (int64_t k = 0; k < depth; ++k, b += kTile) {
-    Vec right[kV];
-    GANCOMP_UNROLL
-    for (int v = 0; v < kV; ++v) right[v] = load_once(b + v * kLanes);
-    GANCOMP_UNROLL
-    for (int r = 0; r < kR; ++r) {
-      const Vec left = splat(kByRow ? a[r * a_stride + k] : a[k * a_stride + r]);
-      GANCOMP_UNROLL
-      for (int v = 0; v < kV; ++v) sums[r][v] += left * right[v];
-    }
-  }
-}
 
 // --- y = weight * x ---------------------------------------------------------------------------------------------------
 
@@ -78,7 +62,7 @@ void tile(const Product& p) {
       sums[r][v] = !p.add ? start : v + 1 < kV ? load(y + v * kLanes) : load_first(y + v * kLanes, last);
     }
   }
-  multiply<kByRow>(p.a, p.a_stride, p.b, p.depth, sums);
+  multiply<kByRow, kTile>(p.a, p.a_stride, p.b, p.depth, sums);
   GANCOMP_UNROLL
   for (int r = 0; r < kR; ++r) {
     float* y = p.y + r * p.y_stride;
@@ -153,19 +137,6 @@ constexpr int64_t kPixels = 128;     // that are packed at a time
 constexpr int64_t kColumnTiles = 4;  // input channels that are packed at a time, in tiles
 constexpr int64_t kTileSums = kRows * kTile;
 
-// rows[i][j] = rows[j][i], by exchanging the halves of ever smaller squares.
-template <int kHalf, int... kLane>
-GANCOMP_INLINE void transpose(Vec (&rows)[kLanes], std::integer_sequence<int, kLane...> lanes) {
-  GANCOMP_UNROLL
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & kHalf) continue;
-    const Vec a = rows[i], b = rows[i + kHalf];
-    rows[i] = __builtin_shufflevector(a, b, (kLane & kHalf ? kLanes + kLane - kHalf : kLane)...);
-    rows[i + kHalf] = __builtin_shufflevector(a, b, (kLane & kHalf ? kLanes + kLane : kLane + kHalf)...);
-  }
-  if constexpr (kHalf > 1) transpose<kHalf / 2>(rows, lanes);
-}
-
 // panel[pixel][lane] = x[channel = lane][pixel], with zeros where channels are missing in the last vector.
 void pack_pixels(const float* x, int64_t stride, int64_t channels, int64_t pixels, float* panel) {
   for (int64_t c = 0; c < channels; c += kLanes) {
@@ -175,7 +146,7 @@ void pack_pixels(const float* x, int64_t stride, int64_t channels, int64_t pixel
       for (int lane = 0; lane < kLanes; ++lane) {
         square[lane] = c + lane < channels ? load_first(x + (c + lane) * stride + i, pixels - i) : Vec{};
       }
-      transpose<kLanes / 2>(square, std::make_integer_sequence<int, kLanes>{});
+      transpose(square);
       GANCOMP_UNROLL
       for (int lane = 0; lane < kLanes; ++lane) {
         if (i + lane < pixels) store(panel + (i + lane) * kTile + c, square[lane]);
@@ -188,7 +159,7 @@ void pack_pixels(const float* x, int64_t stride, int64_t channels, int64_t pixel
 template <int kV>
 void sum_tile(const float* left, const float* right, int64_t pixels, bool first, float* at) {
   Vec sums[kRows][kV] = {};
-  multiply<true>(left, kPixels, right, pixels, sums);
+  multiply<true, kTile>(left, kPixels, right, pixels, sums);
   GANCOMP_UNROLL
   for (int r = 0; r < kRows; ++r) {
     GANCOMP_UNROLL

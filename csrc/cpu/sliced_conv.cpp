@@ -26,10 +26,31 @@ void gather_row(const GatherTile& t, const PhaseColumns& c, const float* x, floa
   for (int64_t j = c.count; j < t.pitch; ++j) y[j] = 0.0f;
 }
 
+// Both phases of a row of stride two: what lies inside for both is read once.
+void gather_two(const GatherTile& t, const PhaseColumns (&columns)[kMaxStride], const float* x, float* y) {
+  float *even = y, *odd = y + t.pitch;
+  const PhaseColumns &a = columns[0], &b = columns[1];
+  const int64_t begin = std::max(a.begin, b.begin), end = std::max(std::min(a.end, b.end), begin);
+  const float* from = x + a.from;
+  GANCOMP_SIMD
+  for (int64_t j = begin; j < end; ++j) even[j] = from[2 * j], odd[j] = from[2 * j + 1];
+  for (const PhaseColumns* c : {&a, &b}) {
+    float* to = c == &a ? even : odd;
+    const auto one = [&](int64_t j) {
+      const int64_t at = c->from + 2 * j;
+      if (j >= c->begin && j < c->end) return x[at];
+      return t.mode == BorderMode::zero ? 0.0f : x[inside(at, t.width, t.mode)];
+    };
+    for (int64_t j = 0; j < std::min(begin, c->count); ++j) to[j] = one(j);
+    for (int64_t j = end; j < c->count; ++j) to[j] = one(j);
+    for (int64_t j = c->count; j < t.pitch; ++j) to[j] = 0.0f;
+  }
+}
+
 }  // namespace
 
 void gather(const GatherTile& t) {
-  const auto row_of = t.phases == 1 ? gather_row<1> : t.phases == 2 ? gather_row<2> : gather_row<0>;
+  const auto row_of = t.phases == 1 ? gather_row<1> : gather_row<0>;
   PhaseColumns columns[kMaxStride];
   for (int phase = 0; phase < t.phases; ++phase) {
     PhaseColumns& c = columns[phase];
@@ -48,6 +69,10 @@ void gather(const GatherTile& t) {
     }
     for (int64_t c = 0; c < t.channels; ++c) {
       const float* x = t.x + c * t.stride_c + row * t.width;
+      if (t.phases == 2) {
+        gather_two(t, columns, x, y + c * t.channel_floats());
+        continue;
+      }
       for (int phase = 0; phase < t.phases; ++phase) {
         row_of(t, columns[phase], x, y + c * t.channel_floats() + phase * t.pitch);
       }
@@ -84,9 +109,6 @@ template <int kOut, int kVecs>
 GANCOMP_INLINE void add_products(const Products& p, const float* x_channel, const float* weight_channel, int64_t channels,
                                  Vec (&acc)[kOut][kVecs]) {
   for (int64_t c = 0; c < channels; ++c, x_channel += p.x_channel, weight_channel += p.weight_in) {
-    if (p.tap_count > 3) {  // where channels lie pages apart nobody else foresees what comes next
-      for (int o = 0; o < kOut; ++o) __builtin_prefetch(weight_channel + 2 * p.weight_in + o * p.weight_out);
-    }
     for (int64_t t = 0; t < p.tap_count; ++t) {
       const float *x = x_channel + p.taps[t].x, *w = weight_channel + p.taps[t].weight;
       Vec pixels[kVecs];
@@ -184,6 +206,40 @@ void for_tiles(Tiling t, const Images& y, const Executor& executor, const Functi
   });
 }
 
+// The weights of a group of outputs over gathered channels. Where the weights of one channel for all outputs lie together and
+// channels lie pages apart, a copy brings them together for all rows of a tile: nobody else would foresee where they come from.
+class GroupWeights {
+ public:
+  GroupWeights(const SlicedWeight<const float>& weight, const ConvWindow& window)
+      : weight_(weight),
+        taps_(static_cast<int64_t>(window.taps_h) * window.taps_w),
+        copied_(taps_ > 1 && weight.column == 1 && weight.row == window.taps_w && weight.out == taps_ &&
+                weight.in > kMaxOut * taps_) {}
+
+  // How many channels may be asked for at once.
+  int64_t most_channels() const { return copied_ ? kFloats / (kMaxOut * taps_) : INT64_MAX; }
+
+  // Sets where the products find the weights of outputs [out, out + outs) and channels [channel, channel + channels).
+  void give(Products& products, int64_t out, int64_t outs, int64_t channel, int64_t channels) {
+    const float* from = weight_.data + out * weight_.out + channel * weight_.in;
+    products.weight = from, products.weight_out = weight_.out, products.weight_in = weight_.in;
+    if (!copied_) return;
+    const int64_t size = outs * taps_;
+    for (int64_t c = 0; c < channels; ++c) {
+      std::memcpy(copy_ + c * size, from + c * weight_.in, static_cast<size_t>(size) * sizeof(float));
+    }
+    products.weight = copy_, products.weight_in = size;
+  }
+
+ private:
+  static constexpr int64_t kFloats = 16 * 1024;
+  static_assert(kFloats >= kMaxOut * kMaxTaps);
+  const SlicedWeight<const float>& weight_;
+  const int64_t taps_;
+  const bool copied_;
+  float copy_[kFloats];
+};
+
 // A pointwise convolution takes an image as one long row.
 SlicedConvParams without_rows(SlicedConvParams p) {
   const ConvWindow& k = p.window;
@@ -213,7 +269,9 @@ void sliced_conv(const SlicedConvParams& full, const Executor& executor) {
   const SlicedConvParams p = without_rows(full);
   const ConvWindow& k = p.window;
   const auto pitch_of = [&](int64_t columns) { return round_up(columns) + (k.taps_w - 1) / k.stride; };
-  const Tiling tiles = tiling(p.y.h, p.y.w, kWide, p.x.c, k.stride, k.taps_h - k.stride,
+  // What is gathered serves all groups of outputs; where there is one, tiles may as well be larger and of few channels.
+  const int64_t together = p.y.c <= kMaxOut ? std::min(p.x.c, int64_t{8}) : p.x.c;
+  const Tiling tiles = tiling(p.y.h, p.y.w, kWide, together, k.stride, k.taps_h - k.stride,
                               [&](int64_t columns) { return k.stride * pitch_of(columns); });
   const int64_t pitch = pitch_of(tiles.columns);
   Tap taps[kMaxTaps];
@@ -294,11 +352,17 @@ class TransposedBlock {
     const int64_t back_h = (k.taps_h - 1) / stride_, back_w = (k.taps_w - 1) / stride_;
     row0_ = rows.first / stride_, column0_ = columns.first / stride_;
     const int64_t row_end = (rows.first + rows.count - 1) / stride_ + 1;
-    count_ = (columns.first + columns.count - 1) / stride_ + 1 - column0_;
+    const int64_t column_end = (columns.first + columns.count - 1) / stride_ + 1;
+    for (int b = 0; b < stride_; ++b) {
+      first_[b] = column0_ + (b < columns.first % stride_ ? 1 : 0);
+      const int64_t end = column_end - (b > (columns.first + columns.count - 1) % stride_ ? 1 : 0);
+      vecs_[b] = pieces(std::max(end - first_[b], int64_t{0}), kLanes);
+      reach_ = std::max(reach_, first_[b] - column0_ + vecs_[b] * kLanes);
+    }
     tile_.stride_c = p.x.stride_c, tile_.height = p.x.h, tile_.width = p.x.w, tile_.mode = BorderMode::zero;
     tile_.row0 = row0_ - back_h, tile_.rows = row_end - tile_.row0;
-    tile_.column0 = column0_ - back_w, tile_.columns = count_ + back_w;
-    tile_.phases = 1, tile_.pitch = round_up(count_) + back_w;
+    tile_.column0 = column0_ - back_w, tile_.columns = column_end - tile_.column0;
+    tile_.phases = 1, tile_.pitch = reach_ + back_w;
     int used = 0;
     for (int a = 0; a < stride_; ++a) {
       for (int b = 0; b < stride_; ++b) {
@@ -315,16 +379,21 @@ class TransposedBlock {
   }
 
   void run(float* scratch, float* lines) {
-    const int64_t channels = std::clamp(kScratchFloats / tile_.channel_floats(), int64_t{1}, p_.x.c);
+    GroupWeights weights(p_.weight, p_.window);
+    const int64_t fit = std::min(kScratchFloats / tile_.channel_floats(), weights.most_channels());
+    const int64_t channels = std::clamp(fit, int64_t{1}, p_.x.c);
     tile_.y = scratch;
     for (int64_t c = 0; c < p_.x.c; c += channels) {
       tile_.x = p_.x.plane(n_, c), tile_.channels = std::min(channels, p_.x.c - c);
       gather(tile_);
       for_parts(p_.y.c, kMaxOut, [&](int64_t out, int64_t outs) {
+        Products sums{};
+        weights.give(sums, out, outs, c, tile_.channels);
         for (int64_t q = rows_.first; q < rows_.first + rows_.count; ++q) {
           const int64_t at = q - p_.window.padding, row = rows_.border ? inside(at, p_.y.h, p_.window.mode) : at;
           if (row < target_.row || row >= target_.row + target_.rows) continue;
-          sum_row(q, c, out, outs, lines);
+          sum_row(sums, q, p_.bias != nullptr && c == 0 && !rows_.border && !columns_.border ? p_.bias + out : nullptr, outs,
+                  lines);
           for (int64_t o = 0; o < outs; ++o) {
             emit(lines + o * kLineFloats, p_.y.plane(n_, out + o) + row * p_.y.w, c > 0 || rows_.border);
           }
@@ -334,24 +403,23 @@ class TransposedBlock {
   }
 
  private:
-  void sum_row(int64_t q, int64_t c, int64_t out, int64_t outs, float* lines) const {
-    Products sums{};
+  void sum_row(Products sums, int64_t q, const float* bias, int64_t outs, float* lines) const {
     sums.x = tile_.y + (q / stride_ - row0_) * tile_.pitch;
     sums.x_channel = tile_.channel_floats(), sums.channels = tile_.channels;
-    sums.weight = p_.weight.data + out * p_.weight.out + c * p_.weight.in;
-    sums.weight_out = p_.weight.out, sums.weight_in = p_.weight.in;
-    const bool biased = p_.bias != nullptr && c == 0 && !rows_.border && !columns_.border;
-    begin_lines(lines, outs, stride_ * round_up(count_), biased ? p_.bias + out : nullptr);
+    begin_lines(lines, outs, stride_ * reach_, bias);
     sums.y_out = kLineFloats;
+    const float* x = sums.x;
     for (int b = 0; b < stride_; ++b) {
       sums.taps = taps_ + first_tap_[q % stride_][b], sums.tap_count = tap_count_[q % stride_][b];
-      sums.y = lines + b * round_up(count_);
-      product_row_of(outs)(sums, pieces(count_, kLanes));
+      sums.x = x + first_[b] - column0_, sums.y = lines + b * reach_;
+      product_row_of(outs)(sums, vecs_[b]);
     }
   }
 
   // The value of padded column q in a line.
-  const float* at(const float* line, int64_t q) const { return line + q % stride_ * round_up(count_) + q / stride_ - column0_; }
+  const float* at(const float* line, int64_t q) const {
+    return line + q % stride_ * reach_ + q / stride_ - first_[q % stride_];
+  }
 
   void emit(const float* line, float* y, bool add) const {
     const int64_t q = columns_.first;
@@ -383,7 +451,8 @@ class TransposedBlock {
   const Rectangle target_;
   const Segment rows_, columns_;
   const int stride_;
-  int64_t row0_, column0_, count_;  // input positions that the phases begin at; columns of a phase
+  int64_t row0_, column0_;  // input positions that the phases begin at, or one column later:
+  int64_t first_[kMaxStride], vecs_[kMaxStride], reach_ = 0;
   GatherTile tile_{};
   Tap taps_[kMaxTaps];
   int first_tap_[kMaxStride][kMaxStride], tap_count_[kMaxStride][kMaxStride];
@@ -396,7 +465,7 @@ void sliced_conv_transpose(const SlicedConvParams& full, const Executor& executo
   const ConvWindow& k = p.window;
   const int64_t s = k.stride, back_h = (k.taps_h - 1) / s, back_w = (k.taps_w - 1) / s;
   Tiling tiles = tiling(pieces(p.y.h, s), pieces(p.y.w, s), kWide / s, p.x.c, 1, back_h + 1,
-                        [&](int64_t columns) { return round_up(columns + 1) + back_w; });
+                        [&](int64_t columns) { return round_up(columns) + 1 + back_w; });
   tiles.rows = std::min(tiles.rows * s, p.y.h), tiles.columns = std::min(tiles.columns * s, p.y.w);
   for_tiles(tiles, p.y, executor, [&](int64_t n, int64_t row, int64_t rows, int64_t column, int64_t columns) {
     alignas(64) float scratch[kScratchFloats + kWide];

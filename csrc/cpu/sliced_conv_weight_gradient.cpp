@@ -33,19 +33,27 @@ void correlate(const Correlation& p, float* sums) {
     GANCOMP_UNROLL
     for (int t = 0; t < kTap; ++t) acc[o][t] = load(sums + (o * kShifts + t) * kLanes);
   }
-  for (int64_t r = 0; r < p.rows; ++r) {
-    const float *grad = p.grad + r * p.grad_row, *x = p.x + r * p.x_row;
-    for (int64_t j = 0; j < p.vecs * kLanes; j += kLanes) {
+  // Rows can be of four vectors: what every row begins with must be little.
+  const float* x[kTap];
+  GANCOMP_UNROLL
+  for (int t = 0; t < kTap; ++t) x[t] = p.x + p.shifts[t];
+  const float* grad = p.grad;
+  const int64_t lanes = p.vecs * kLanes, grad_channel = p.grad_channel, grad_row = p.grad_row, x_row = p.x_row;
+  for (int64_t r = p.rows; r > 0; --r) {
+    for (int64_t j = 0; j < lanes; j += kLanes) {
       Vec g[kOut];
       GANCOMP_UNROLL
-      for (int o = 0; o < kOut; ++o) g[o] = load_once(grad + o * p.grad_channel + j);
+      for (int o = 0; o < kOut; ++o) g[o] = load_once(grad + o * grad_channel + j);
       GANCOMP_UNROLL
       for (int t = 0; t < kTap; ++t) {
-        const Vec pixels = load(x + p.shifts[t] + j);
+        const Vec pixels = load_once(x[t] + j);
         GANCOMP_UNROLL
         for (int o = 0; o < kOut; ++o) acc[o][t] += g[o] * pixels;
       }
     }
+    grad += grad_row;
+    GANCOMP_UNROLL
+    for (int t = 0; t < kTap; ++t) x[t] += x_row;
   }
   GANCOMP_UNROLL
   for (int o = 0; o < kOut; ++o) {
@@ -70,7 +78,11 @@ void correlate(int64_t outs, int64_t taps, const Correlation& p, float* sums) {
   if (outs == 1) correlate_of<1>(taps, shifts, p, sums);
 }
 
-// How the work is cut. A task computes the gradients of `outs` x `channels` filters over all images, piece after piece of at
+struct Span {
+  int64_t begin, end;
+};
+
+// How the work is cut. A task computes the gradients of `outs` x `channels` filters over some images, piece after piece of at
 // most `rows` x `columns` output pixels.
 struct Plan {
   int64_t outs, channels, rows, columns;
@@ -89,23 +101,30 @@ Plan plan_of(const SlicedConvWeightGradientParams& p) {
   plan.x_channel = ((plan.rows - 1) * k.stride + k.taps_h) * k.stride * plan.x_pitch;
   // Evenly, as many as a limit allows.
   const auto even = [](int64_t size, int64_t limit) { return pieces(size, pieces(size, std::max(limit, int64_t{1}))); };
-  plan.outs = even(p.grad.c, kScratchFloats / 3 / plan.grad_channel);
-  plan.channels = even(p.x.c, kScratchFloats * 2 / 3 / plan.x_channel);
-  // What is gathered serves a whole group, so groups are as large and as square as the tiles allow; but several tasks.
-  const auto tiles = [&] { return pieces(plan.outs, kOuts) * pieces(plan.channels * taps, kShifts); };
-  const auto tasks = [&] { return pieces(p.grad.c, plan.outs) * pieces(p.x.c, plan.channels); };
-  while (plan.outs * plan.channels > 1 && (tiles() > kTiles || (tasks() < 8 && tiles() > 4))) {
-    const bool outs = plan.channels == 1 || (plan.outs > plan.channels && plan.outs > kOuts);
-    int64_t& cut = outs ? plan.outs : plan.channels;
-    cut = even(cut, cut / 2);
+  const bool whole = p.grad.w % kLanes == 0;  // then the gradient is read where it lies
+  const int64_t most_outs = kScratchFloats / (whole ? 1 : 3) / plan.grad_channel,
+                most_channels = kScratchFloats * 2 / 3 / plan.x_channel;
+  // Every group of outputs gathers the input, every group of channels the gradient. Of the groups that the tiles allow, those
+  // are taken that gather least; but several tasks, so that every thread finds work.
+  const bool copies = taps > 1 || k.stride > 1;
+  double least = 0;
+  for (int64_t groups = pieces(p.x.c, std::max(most_channels, int64_t{1})); groups <= p.x.c; ++groups) {
+    const int64_t channels = pieces(p.x.c, groups), down = pieces(channels * taps, kShifts);
+    if (down > kTiles) continue;
+    int64_t outs = even(p.grad.c, std::min(most_outs, kTiles / down * kOuts));
+    while (outs > kOuts && pieces(p.grad.c, outs) * groups < 8) outs = even(p.grad.c, outs / 2);
+    const double x = static_cast<double>(plan.x_channel * p.x.c * pieces(p.grad.c, outs)) * (copies ? 4 : 1),
+                 grad = static_cast<double>(plan.grad_channel * p.grad.c * groups);
+    if (least == 0 || x + grad < least) least = x + grad, plan.outs = outs, plan.channels = channels;
   }
   return plan;
 }
 
 class Task {
  public:
-  Task(const SlicedConvWeightGradientParams& p, const Plan& plan, int64_t out0, int64_t channel0)
+  Task(const SlicedConvWeightGradientParams& p, const Plan& plan, const Span& images, int64_t out0, int64_t channel0)
       : p_(p),
+        images_(images),
         k_(p.window),
         plan_(plan),
         taps_(k_.taps_h * k_.taps_w),
@@ -116,7 +135,7 @@ class Task {
 
   void run() {
     int64_t pixels = 0;
-    for (int64_t n = 0; n < p_.grad.n; ++n) {
+    for (int64_t n = images_.begin; n < images_.end; ++n) {
       for (int64_t row = 0; row < p_.grad.h; row += plan_.rows) {
         const int64_t rows = std::min(plan_.rows, p_.grad.h - row);
         for (int64_t column = 0; column < p_.grad.w; column += plan_.columns) {
@@ -167,15 +186,25 @@ class Task {
       c.x = tile.y, x_channel = tile.channel_floats(), x_row = tile.row_floats();
     }
     c.x_row = k_.stride * x_row;
+    set_shifts(x_channel, x_row);
     for_tiles([&](int64_t tile, int64_t out, int64_t outs, int64_t shift, int64_t shifts) {
-      int64_t offsets[kShifts];
-      for (int64_t s = 0; s < shifts; ++s) {
-        const int64_t tap = (shift + s) % taps_, i = tap / k_.taps_w, j = tap % k_.taps_w;
-        offsets[s] = (shift + s) / taps_ * x_channel + i * x_row + j % k_.stride * plan_.x_pitch + j / k_.stride;
-      }
-      c.shifts = offsets, c.grad = grad + out * c.grad_channel;
+      c.shifts = shifts_ + shift, c.grad = grad + out * c.grad_channel;
       correlate(outs, shifts, c, sums_ + tile * kTile * kLanes);
     });
+  }
+
+  // Where the input under every channel's taps lies; only pieces at the ends differ.
+  void set_shifts(int64_t channel, int64_t row) {
+    if (channel == shifts_channel_ && row == shifts_row_) return;
+    shifts_channel_ = channel, shifts_row_ = row;
+    int64_t* shift = shifts_;
+    for (int64_t c = 0; c < channels_; ++c) {
+      for (int64_t i = 0; i < k_.taps_h; ++i) {
+        for (int64_t j = 0; j < k_.taps_w; ++j) {
+          *shift++ = c * channel + i * row + j % k_.stride * plan_.x_pitch + j / k_.stride;
+        }
+      }
+    }
   }
 
   // Lanes into the sums in double.
@@ -195,21 +224,28 @@ class Task {
 
   void write() const {
     const SlicedWeight<float>& to = p_.grad_weight;
+    int64_t tap_at[kMaxKernel * kMaxKernel];
+    for (int64_t tap = 0; tap < taps_; ++tap) tap_at[tap] = tap / k_.taps_w * to.row + tap % k_.taps_w * to.column;
     for_tiles([&](int64_t tile, int64_t out, int64_t outs, int64_t shift, int64_t shifts) {
-      for (int64_t o = 0; o < outs; ++o) {
-        for (int64_t s = 0; s < shifts; ++s) {
-          const int64_t channel = channel0_ + (shift + s) / taps_, tap = (shift + s) % taps_;
-          to.data[(out0_ + out + o) * to.out + channel * to.in + tap / k_.taps_w * to.row + tap % k_.taps_w * to.column] =
-              static_cast<float>(totals_[tile * kTile + o * kShifts + s]);
+      const double* totals = totals_ + tile * kTile;
+      float* data = to.data + (out0_ + out) * to.out + channel0_ * to.in;
+      int64_t channel = shift / taps_, tap = shift % taps_;
+      for (int64_t s = 0; s < shifts; ++s) {
+        for (int64_t o = 0; o < outs; ++o) {
+          float& sum = data[o * to.out + channel * to.in + tap_at[tap]];
+          sum = static_cast<float>(totals[o * kShifts + s] + (images_.begin > 0 ? static_cast<double>(sum) : 0.0));
         }
+        if (++tap == taps_) tap = 0, ++channel;
       }
     });
   }
 
   const SlicedConvWeightGradientParams& p_;
+  const Span images_;
   const ConvWindow& k_;
   const Plan& plan_;
   const int64_t taps_, out0_, channel0_, outs_, channels_;
+  int64_t shifts_[kTiles * kShifts], shifts_channel_ = -1, shifts_row_ = -1;
   alignas(64) float sums_[kTiles * kTile * kLanes] = {};
   alignas(64) float scratch_[kScratchFloats + kLanes];
   double totals_[kTiles * kTile] = {};
@@ -225,10 +261,17 @@ void sliced_conv_weight_gradient(const SlicedConvWeightGradientParams& full, con
   }
   const Plan plan = plan_of(p);
   const int64_t channel_groups = pieces(p.x.c, plan.channels);
-  executor.parallel_for(pieces(p.grad.c, plan.outs) * channel_groups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      Task(p, plan, i / channel_groups * plan.outs, i % channel_groups * plan.channels).run();
-  });
+  // Every task reads the images anew, so that all tasks take those that the last cache holds before any takes the next ones.
+  constexpr int64_t kCached = 2 * 1024 * 1024;
+  const int64_t floats = p.x.c * p.x.plane_size() + p.grad.c * p.grad.plane_size();
+  const int64_t together = std::max(kCached / floats, int64_t{1});
+  for (int64_t n = 0; n < p.grad.n; n += together) {
+    const Span images{n, std::min(n + together, p.grad.n)};
+    executor.parallel_for(pieces(p.grad.c, plan.outs) * channel_groups, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        Task(p, plan, images, i / channel_groups * plan.outs, i % channel_groups * plan.channels).run();
+    });
+  }
 }
 
 void plane_sums(const PlaneSumsParams& p, const Executor& executor) {

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gancomp.errors import ConfigError
 from gancomp.models.base import Network, check_choice, check_range, register_network
-from gancomp.nn import make_norm
+from gancomp.nn import WinogradConv2d, make_norm
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class PatchDiscriminator(Network):
 
     config: DiscriminatorConfig
 
+    @property
+    def judges_images_alone(self) -> bool:
+        """Whether a score depends on one image alone; it does not where statistics are those of a batch."""
+        return self.config.norm != "batch"
+
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
@@ -65,17 +70,17 @@ class PatchDiscriminator(Network):
                 nn.Conv2d(2 * ndf, 1, 1, bias=bias),
             )
             return
-        layers: list[nn.Module] = [nn.Conv2d(config.in_channels, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [WinogradConv2d(config.in_channels, ndf, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = ndf
         for depth in range(1, config.n_layers + 1):
             inputs, width = width, ndf * min(2**depth, 8)
             stride = 2 if depth < config.n_layers else 1
             layers += [
-                nn.Conv2d(inputs, width, 4, stride=stride, padding=1, bias=bias),
+                WinogradConv2d(inputs, width, stride=stride, padding=1, bias=bias),
                 make_norm(config.norm, width),
                 nn.LeakyReLU(0.2),
             ]
-        self.model = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
+        self.model = nn.Sequential(*layers, WinogradConv2d(width, 1, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Score ``x`` [N, in_channels, H, W] in [-1, 1]; returns logits [N, 1, H', W']."""

@@ -78,6 +78,22 @@ class SlicedConvTranspose2d(nn.ConvTranspose2d):
         )
 
 
+class WinogradConv2d(nn.Conv2d):
+    """A 4x4 convolution of stride 1 or 2, by Winograd's method where that is faster (:func:`gancomp.ops.winograd_conv2d`).
+
+    Arguments are those of ``nn.Conv2d`` after the kernel's size, without groups, dilation and padding modes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, padding: int = 0, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 4, stride=stride, padding=padding, bias=bias)
+        self.geometry = _geometry(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` [N, in_channels, H, W] into [N, out_channels, H', W']."""
+        stride, padding = self.geometry
+        return ops.winograd_conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
+
+
 def _train_bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
     if layer.bias is not None:
         layer.bias.requires_grad_(not layer.before_norm)

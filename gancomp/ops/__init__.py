@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from gancomp.errors import ConfigError
-from gancomp.ops import depthwise, norm, resblock, sliced_conv, spade
+from gancomp.ops import depthwise, norm, resblock, sliced_conv, spade, winograd_conv
 from gancomp.ops.depthwise import reflect_pad_depthwise_conv3x3
 from gancomp.ops.norm import instance_norm_act
 from gancomp.ops.resblock import separable_resblock
 from gancomp.ops.sliced_conv import sliced_conv2d, sliced_conv_transpose2d
 from gancomp.ops.spade import spade_modulate
+from gancomp.ops.winograd_conv import winograd_conv2d
 
 _EXPLAIN: dict[str, Callable[..., str]] = {
     "instance_norm_act": norm.explain,
@@ -23,6 +24,7 @@ _EXPLAIN: dict[str, Callable[..., str]] = {
     "sliced_conv_transpose2d": sliced_conv.explain_transpose,
     "separable_resblock": resblock.explain,
     "spade_modulate": spade.explain,
+    "winograd_conv2d": winograd_conv.explain,
 }
 
 
@@ -45,4 +47,5 @@ __all__ = [
     "sliced_conv2d",
     "sliced_conv_transpose2d",
     "spade_modulate",
+    "winograd_conv2d",
 ]

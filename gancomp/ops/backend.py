@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +86,14 @@ def requested(backend: str) -> str:
     return name
 
 
-def choose(op: str, backend: str, verdicts: Verdicts) -> str:
+def choose(op: str, backend: str, verdicts: Verdicts, x: Tensor) -> str:
     """The backend that runs this call.
 
     Args:
-        op: name of the op, for messages.
+        op: name of the op.
         backend: what the caller asked for.
         verdicts: by backend, a function that gives the reason why it cannot run the call.
+        x: the images. Before ``auto`` relies on kernels of a GPU for images of this dtype, they are checked there once.
 
     Raises:
         BackendError: the named backend cannot run it, or ``auto`` met a broken one.
@@ -105,22 +107,42 @@ def choose(op: str, backend: str, verdicts: Verdicts) -> str:
     for candidate in BACKENDS:
         reason = verdicts[candidate]() if candidate in verdicts else "not implemented"
         if reason is None:
+            reason = _distrust(op, candidate, x)
+        if reason is None:
             return candidate
         if isinstance(reason, Fault):
             raise BackendError(f"{op}: {reason}; GANCOMP_BACKEND=reference runs without it")
     raise BackendError(f"{op}: no backend can run this call")
 
 
-def describe(op: str, backend: str, verdicts: Verdicts) -> str:
+def _distrust(op: str, candidate: str, x: Tensor) -> str | None:
+    """Why ``auto`` must not rely on a backend that could run a call; a user is told once."""
+    if candidate not in ("cuda", "triton") or x.device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return _checked(op, candidate, x.device, x.dtype)
+
+
+@functools.cache
+def _checked(op: str, candidate: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    from gancomp.ops import selfcheck
+
+    reason = selfcheck.verdict(op, candidate, device, dtype)
+    if reason is not None:
+        warnings.warn(f"{op}: the {candidate} kernels are not used: {reason}", RuntimeWarning, stacklevel=2)
+    return reason
+
+
+def describe(op: str, backend: str, verdicts: Verdicts, x: Tensor) -> str:
     """One line per backend: runs, could run, or the reason why not."""
     name = requested(backend)
     try:
-        chosen = choose(op, backend, verdicts)
+        chosen = choose(op, backend, verdicts, x)
     except BackendError:
         chosen = None
     lines = [f"{op} (backend {name!r})"]
     for candidate in BACKENDS:
         reason = verdicts[candidate]() if candidate in verdicts else "not implemented for this op"
+        reason = reason or (_distrust(op, candidate, x) if name == "auto" else None)
         state = "runs" if candidate == chosen else "could run" if reason is None else f"no, {reason}"
         lines.append(f"  {candidate}: {state}")
     return "\n".join(lines)

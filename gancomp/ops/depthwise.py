@@ -47,7 +47,7 @@ def reflect_pad_depthwise_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None
     """
     x, weight, bias = unify_under_autocast(x, weight, bias)
     _validate(x, weight, bias)
-    chosen = choose(OP, backend, _verdicts(x, weight, bias))
+    chosen = choose(OP, backend, _verdicts(x, weight, bias), x)
     if chosen == "reference":
         return reference.reflect_pad_depthwise_conv3x3(x, weight, bias)
     if chosen == "cuda":
@@ -63,7 +63,7 @@ def explain(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: s
     """Which backend runs this call and why the others do not."""
     x, weight, bias = unify_under_autocast(x, weight, bias)
     _validate(x, weight, bias)
-    return describe(OP, backend, _verdicts(x, weight, bias))
+    return describe(OP, backend, _verdicts(x, weight, bias), x)
 
 
 def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None) -> Verdicts:

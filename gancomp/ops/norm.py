@@ -60,7 +60,7 @@ def instance_norm_act(
     """
     x, weight, bias, residual = unify_under_autocast(x, weight, bias, images=(residual,))
     _validate(x, weight, bias, residual, eps)
-    chosen = choose(OP, backend, _verdicts(x, weight, bias, residual))
+    chosen = choose(OP, backend, _verdicts(x, weight, bias, residual), x)
     if chosen == "reference":
         return reference.instance_norm_act(x, weight, bias, residual, relu, eps)
     if chosen == "cuda":
@@ -85,7 +85,7 @@ def explain(
     """Which backend runs this call and why the others do not."""
     x, weight, bias, residual = unify_under_autocast(x, weight, bias, images=(residual,))
     _validate(x, weight, bias, residual, eps)
-    return describe(OP, backend, _verdicts(x, weight, bias, residual))
+    return describe(OP, backend, _verdicts(x, weight, bias, residual), x)
 
 
 def _verdicts(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Verdicts:

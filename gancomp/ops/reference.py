@@ -62,6 +62,13 @@ def sliced_conv_transpose2d(
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding).contiguous()
 
 
+def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """``conv2d(x, weight, bias, stride, padding)``, the parameters in the dtype of ``x`` or, under autocast, as that has it."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
 def separable_resblock(
     x: Tensor, depthwise1: Tensor, pointwise1: Tensor, depthwise2: Tensor, pointwise2: Tensor, mask: Tensor | None,
     scale: float, hidden: int, eps: float,

@@ -69,7 +69,7 @@ def separable_resblock(
     """
     x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2, convolution=True)
     hidden = _validate(x, weights, hidden, dropout, eps)
-    chosen = choose(OP, backend, _verdicts(x, weights))
+    chosen = choose(OP, backend, _verdicts(x, weights), x)
     mask = None
     if dropout > 0:
         mask = torch.empty((x.shape[0], hidden, *x.shape[2:]), dtype=torch.uint8, device=x.device)
@@ -104,7 +104,7 @@ def explain(
     """Which backend runs this call and why the others do not."""
     x, *weights = unify_under_autocast(x, depthwise1, pointwise1, depthwise2, pointwise2, convolution=True)
     _validate(x, weights, hidden, dropout, eps)
-    return describe(OP, backend, _verdicts(x, weights))
+    return describe(OP, backend, _verdicts(x, weights), x)
 
 
 def _verdicts(x: Tensor, weights: list[Tensor]) -> Verdicts:

@@ -138,7 +138,7 @@ def explain_conv2d(
 ) -> str:
     """Which backend runs this call of :func:`sliced_conv2d` and why the others do not."""
     x, weight, bias, _ = _checked_conv(x, weight, bias, out_channels, stride, padding, padding_mode)
-    return describe(CONV, backend, _verdicts(x, weight, bias, stride, padding))
+    return describe(CONV, backend, _verdicts(x, weight, bias, stride, padding), x)
 
 
 def explain_transpose(
@@ -154,12 +154,12 @@ def explain_transpose(
 ) -> str:
     """Which backend runs this call of :func:`sliced_conv_transpose2d` and why the others do not."""
     x, weight, bias, _ = _checked_transpose(x, weight, bias, out_channels, stride, padding, output_padding)
-    return describe(TRANSPOSE, backend, _verdicts(x, weight, bias, stride, padding))
+    return describe(TRANSPOSE, backend, _verdicts(x, weight, bias, stride, padding), x)
 
 
 def _choose(op: str, backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> str:
     # Tensors without data only ask for shapes, which need no kernel, whichever is named.
-    return "reference" if x.is_meta else choose(op, backend, _verdicts(x, weight, bias, stride, padding))
+    return "reference" if x.is_meta else choose(op, backend, _verdicts(x, weight, bias, stride, padding), x)
 
 
 def _verdicts(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Verdicts:

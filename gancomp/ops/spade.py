@@ -82,7 +82,7 @@ def spade_modulate(
     """
     x, mean, rstd, gamma, beta = unify_under_autocast(x, mean, rstd, images=(gamma, beta))
     _validate(x, gamma, beta, mean, rstd, norm, slope, eps)
-    chosen = choose(OP, backend, _verdicts(x, gamma, beta, mean, rstd))
+    chosen = choose(OP, backend, _verdicts(x, gamma, beta, mean, rstd), x)
     arguments = (x, gamma, beta, mean, rstd, norm == "batch", slope, eps)
     if chosen == "reference":
         y, batch_mean, variance = reference.spade_modulate(*arguments)
@@ -112,7 +112,7 @@ def explain(
     """Which backend runs this call and why the others do not."""
     x, mean, rstd, gamma, beta = unify_under_autocast(x, mean, rstd, images=(gamma, beta))
     _validate(x, gamma, beta, mean, rstd, norm, slope, eps)
-    return describe(OP, backend, _verdicts(x, gamma, beta, mean, rstd))
+    return describe(OP, backend, _verdicts(x, gamma, beta, mean, rstd), x)
 
 
 def _verdicts(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None) -> Verdicts:

@@ -120,11 +120,8 @@ class Adversary:
         """
         self.network.requires_grad_(True)
         with self.precision.autocast():
-            real_logits = self._score(condition, real)
-            losses = [
-                discriminator_loss(real_logits.float(), self._score(condition, fake.detach()).float(), self.options.gan_mode)
-                for fake in fakes
-            ]
+            real_logits, *fake_logits = self._logits(condition, [real, *[fake.detach() for fake in fakes]])
+            losses = [discriminator_loss(real_logits, logits, self.options.gan_mode) for logits in fake_logits]
             loss = torch.stack(losses).mean()
         self.precision.backward(loss)
         self.precision.step(self.optimizer)
@@ -132,9 +129,16 @@ class Adversary:
         self.network.requires_grad_(False)
         return loss.detach()
 
+    def _logits(self, condition: Tensor, images: list[Tensor]) -> list[Tensor]:
+        """The network's verdict on every batch of images; in one pass where that is the same, which reads the weights once."""
+        seen = [self._seen(condition, image) for image in images]
+        if isinstance(self.network, PatchDiscriminator) and self.network.judges_images_alone:
+            return list(self.network(torch.cat(seen)).float().chunk(len(seen)))
+        return [self.network(image).float() for image in seen]
+
     def judge(self, condition: Tensor, fake: Tensor) -> Tensor:
         """The generator's adversarial loss on its images, unweighted."""
-        return generator_loss(self._score(condition, fake).float(), self.options.gan_mode)
+        return generator_loss(self.network(self._seen(condition, fake)).float(), self.options.gan_mode)
 
-    def _score(self, condition: Tensor, image: Tensor) -> Tensor:
-        return self.network(torch.cat([condition, image], 1) if self.conditional else image)
+    def _seen(self, condition: Tensor, image: Tensor) -> Tensor:
+        return torch.cat([condition, image], 1) if self.conditional else image

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import page
 from benchmarks.page import PAGE, PLOT, RESULTS, SECTIONS, TEMPLATE, Results
-from benchmarks.schema import Row, read_rows, write_rows
+from benchmarks.schema import Row, write_rows
 from gancomp.errors import ConfigError
 
 ONE, EIGHT = "1x3x256x256", "8x3x256x256"
@@ -61,7 +61,7 @@ def results():
 def test_the_page_is_what_the_results_give():
     if not RESULTS.exists():
         pytest.skip("no results of `make bench-cpu` are committed yet")
-    rows = read_rows(RESULTS)
+    rows = page.measured_rows()
     assert PAGE.read_text(encoding="utf-8") == page.page(rows), "run `make docs-performance`"
     assert PLOT.stat().st_size < 200_000
     with Image.open(PLOT) as image:
@@ -98,6 +98,24 @@ def test_batches_and_variants():
     assert section("variants").splitlines()[-1] == "| C1, 2 threads | - | 2.5x (target 2x) | 2.00x | 41.2 dB | - |"
 
 
+def test_images_of_photographs():
+    def photograph(metric, value, config):
+        return row("C1", "engine-int8", metric, value, mode="photographs", config=config)
+
+    of, worst = "of PyTorch's", "worst image"
+    rows = [
+        *(photograph("psnr", value, config) for value, config in ((41.0, of), (35.5, worst))),
+        *(photograph("ssim", value, config) for value, config in ((0.98, of), (0.91, worst))),
+        *(photograph("equal bytes", value, config) for value, config in ((40.0, of), (30.0, worst))),
+        *(photograph("largest step", value, config) for value, config in ((9.0, of), (20.0, worst))),
+        photograph("fd_random", 12.0, "to 9 images of the target domain"),
+    ]
+    lines = section("images", [*results(), *rows]).splitlines()
+    assert lines[0].endswith("| `fd_random` |")
+    assert lines[-1] == "| `engine-int8` | 40 | 20 | 41 (35.5) | 0.98 (0.91) | 12.0 |"
+    assert section("times", [*results(), *rows]) == section("times"), "they are not contests"
+
+
 def test_bounds_are_the_longer_of_arithmetic_and_memory():
     steps = {kind.name: kind.bound for kind in Results(results()).steps("C1", 2)}
     assert steps == pytest.approx({"pointwise": 8.0, "copy": 3.0})
@@ -132,9 +150,10 @@ def test_conditions_and_sources():
 
 
 def test_written_page_and_plot(monkeypatch, tmp_path):
-    for name in ("RESULTS", "PAGE", "PLOT"):
+    for name in ("RESULTS", "PHOTOGRAPHS", "PAGE", "PLOT"):
         monkeypatch.setattr(page, name, tmp_path / name)
     write_rows(tmp_path / "RESULTS", results())
+    write_rows(tmp_path / "PHOTOGRAPHS", [])
     page.main([])
     text = (tmp_path / "PAGE").read_text()
     assert text == page.page(results())

@@ -19,6 +19,7 @@
 // The tests of other files, on the kernels of one instruction set.
 void test_separable_resblocks(const gancomp::CpuKernels& kernels);
 void test_spade_modulations(const gancomp::CpuKernels& kernels);
+void test_winograd_convs(const gancomp::CpuKernels& kernels);
 
 inline std::atomic<int64_t> allocations{0};  // counted by operator new in test_kernels.cpp
 

@@ -344,6 +344,7 @@ int main() {
     }
     test_separable_resblocks(*kernels);
     test_spade_modulations(*kernels);
+    test_winograd_convs(*kernels);
     std::printf("%s: %d checks\n", *isa, checks - before);
   }
   return report();

@@ -5,6 +5,7 @@
 #include "gancomp/export.h"
 #include "gancomp/parallel.h"
 #include "gancomp/tensor.h"
+#include "gancomp/winograd_ops.h"
 
 namespace gancomp {
 
@@ -199,6 +200,9 @@ struct CpuKernels {
   void (*sliced_conv_transpose)(const SlicedConvParams&, const Executor&);
   void (*sliced_conv_weight_gradient)(const SlicedConvWeightGradientParams&, const Executor&);
   void (*plane_sums)(const PlaneSumsParams&, const Executor&);
+  void (*winograd_conv)(const WinogradConvParams&, const Executor&);
+  void (*winograd_conv_transpose)(const WinogradConvParams&, const Executor&);
+  void (*winograd_conv_weight_gradient)(const WinogradConvWeightGradientParams&, const Executor&);
   void (*separable_resblock)(const SeparableResblockParams&, const Executor&);
   void (*separable_resblock_backward)(const SeparableResblockBackwardParams&, const Executor&);
   void (*spade_modulate)(const SpadeModulateParams&, const Executor&);
