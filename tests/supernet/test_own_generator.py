@@ -136,7 +136,8 @@ def test_one_command_compresses_it(example: ModuleType, tmp_path: Path, capsys) 
     ]
     out = tmp_path / "run"
     arguments = [
-        "compress", "--teacher", str(tmp_path / "hourglass.safetensors"), "--out", str(out), "--space", "16,8,4", "--budget", "3x",
+        "compress", "--teacher", str(tmp_path / "hourglass.safetensors"), "--out", str(out), "--space", "16,8,4",
+        "--budget", "3x",
         "--load-size", "36", "--crop-size", "32", "--data.synthetic-train", "6", "--data.synthetic-test", "3",
         "--search.population", "3", "--search.generations", "1", "--search.objective", "l1", *steps,
     ]  # fmt: skip
