@@ -107,8 +107,8 @@ class Engine:
             image: a PIL image; or a numpy array or CPU tensor, uint8 [H, W, C] or [N, H, W, C], or float32 [C, H, W] or
                 [N, C, H, W] in [-1, 1]; [H, W] too for one channel. Contiguous memory is read where it lies.
                 For a network of label maps, such a map: its one-hot image, float32 [C, H, W] or [N, C, H, W]; or integers of
-                any type, [N, 1, H, W], [N, H, W] or [H, W]; where the network has an edge channel, [N, 2, H, W] or [2, H, W] with
-                edges (0 or not 0) behind the labels; where it has none, also a picture of labels.
+                any type, [N, 1, H, W], [N, H, W] or [H, W]; where the network has an edge channel, [N, 2, H, W] or [2, H, W]
+                with edges (0 or not 0) behind the labels; where it has none, also a picture of labels.
             out: array for the result, of its shape and type, where ``image`` is an array; None makes a new one.
 
         Returns:
