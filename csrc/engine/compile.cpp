@@ -112,7 +112,7 @@ class Compiler {
       if (last) add_emit(index, node);
       return;
     } else {
-      step.kind = folds(node) ? Step::Kind::pointwise : Step::Kind::conv;
+      step.kind = folds(node) || reads_in_place(node) ? Step::Kind::pointwise : Step::Kind::conv;
       const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
       step.weight = narrow ? pack_image_conv(node) : pack_conv(node, places);
       step.name = (step.kind == Step::Kind::pointwise ? "pointwise " : "conv " + size + " ") + channels;
@@ -394,12 +394,17 @@ class Compiler {
     return value;
   }
 
+  // Whether `node` is a 1x1 convolution of a value that is finished as it lies.
+  bool reads_in_place(const Node& node) const { return is_pointwise(node) && finished(program_.values[node.inputs[0]]); }
+
+  static bool is_pointwise(const Node& node) {
+    return node.kernel == 1 && node.stride == 1 && node.padding == 0 && node.inputs.size() == 1 && node.inputs[0] >= 0 &&
+           node.input_activation == Activation::none;
+  }
+
   // Whether `node` is the 1x1 convolution behind a normalised depthwise one that nobody else reads.
   bool folds(const Node& node) const {
-    if (node.kernel != 1 || node.stride != 1 || node.padding != 0 || node.inputs.size() != 1 || node.inputs[0] < 0 ||
-        node.input_activation != Activation::none) {
-      return false;
-    }
+    if (!is_pointwise(node)) return false;
     const Node& input = graph_.nodes[node.inputs[0]];
     int users = 0;
     for (const Node& other : graph_.nodes) {
@@ -423,7 +428,7 @@ class Compiler {
     if (step.reads_image()) {
       return program_.image_pixel != kBlock && node.padding_mode != Padding::zero && node.instance_norm;
     }
-    if (step.kind == Step::Kind::pointwise) return true;
+    if (step.kind == Step::Kind::pointwise) return program_.values[node.inputs[0]].norm;
     const Value& input = program_.values[node.inputs[0]];
     const bool rectified = input.slope * step.input_slope == 0.0f;
     return node.inputs.size() == 1 && input.norm && rectified && input.residual == Node::kNone &&

@@ -80,7 +80,7 @@ struct Modulation {
 struct Step {
   enum class Kind {
     conv,               // gather rows, convolve
-    pointwise,          // 1x1 of a normalised depthwise output, the norm folded into the weights
+    pointwise,          // 1x1 of rows as they lie; the norm of a depthwise output is folded into the weights
     depthwise,          // gather rows of a block, filter
     transposed,         // gather rows, convolve by phases
     winograd_input,     // 3x3: gather rows of a block, transform,

@@ -68,7 +68,7 @@ void Execution::run_step(int index, int64_t image, int thread) {
   }
   if (task.step.int8) {
     prepare_int8(task);
-  } else if (task.step.kind == Step::Kind::pointwise) {
+  } else if (task.step.kind == Step::Kind::pointwise && task.norms[0].mean != nullptr) {
     fold_weights(task.step, task.step.weight, Floats(), task.norms[0], task.scratch);
   } else if (task.step.kind == Step::Kind::label_modulate) {
     fold_sides(task);
@@ -278,9 +278,11 @@ void Execution::pointwise(const Task& task) const {
   BlockedConvParams c = conv_params(task);
   c.x = arena_ + in.data + task.begin * in.row_stride();
   c.x_block = in.block_stride(), c.x_row = in.row_stride();
-  c.weight = task.scratch;
-  c.bias = task.scratch + task.step.weight.size();
-  c.centred = true;
+  if (task.norms[0].mean != nullptr) {
+    c.weight = task.scratch;
+    c.bias = task.scratch + task.step.weight.size();
+    c.centred = true;
+  }
   // Rows follow one another without borders: one long row.
   c.width *= c.rows;
   c.rows = 1;
