@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from gancomp.errors import ConfigError, RunError, first_line
 from gancomp.metrics.image import psnr
-from gancomp.models import Generator
+from gancomp.metrics.latency import random_images
+from gancomp.models import Generator, SpadeGenerator
 from gancomp.models.stock import stock_generator
+from gancomp.nn import one_hot_labels
 from gancomp.testing import tolerance, with_winograd
 
 Call = Callable[[], Tensor]
@@ -47,6 +49,13 @@ def eager_form(generator: Generator) -> nn.Module:
         return stock_generator(generator)
     except ConfigError:
         return generator
+
+
+def example_image(generator: Generator, shape: tuple[int, int, int, int]) -> Tensor:
+    """One fixed random input that every contender takes: an image, or the one-hot image of a label map."""
+    if isinstance(generator, SpadeGenerator):
+        return one_hot_labels(generator.example(shape), generator.config.label_nc)
+    return random_images(shape)
 
 
 def eager_call(module: nn.Module, x: Tensor) -> Call:

@@ -16,19 +16,18 @@ from tyro.conf import Positional
 from gancomp.engine import Engine, Step
 from gancomp.errors import ConfigError, RunError
 from gancomp.io import write_json
-from gancomp.metrics import Latency, Roofline, engine_on, measure_latency, measure_roofline, random_images
+from gancomp.metrics import Latency, Roofline, engine_on, measure_latency, measure_roofline
 from gancomp.metrics.contenders import (
     Call,
     Truth,
     eager_call,
     eager_form,
+    example_image,
     onnxruntime_call,
     onnxruntime_reason,
     torch_threads,
 )
-from gancomp.models import Generator, SpadeGenerator
 from gancomp.models.base import check_range
-from gancomp.nn import one_hot_labels
 from gancomp.pipeline.settings import hardware, open_generator
 from gancomp.version import __version__
 
@@ -88,7 +87,7 @@ def run_bench(run: BenchRun, *, progress: bool = True) -> dict[str, Any]:
     if run.size % generator.size_multiple:
         raise ConfigError(f"size={run.size}: this generator needs a multiple of {generator.size_multiple}")
     eager = eager_form(generator).eval()
-    image = _example(generator, (1, generator.config.in_channels, run.size, run.size))
+    image = example_image(generator, (1, generator.config.in_channels, run.size, run.size))
     engine = engine_on(generator, threads=run.numbers_of_threads()[-1])
     _say("checking the outputs against float64", progress)
     truth = Truth(eager, image)
@@ -121,13 +120,6 @@ def run_bench(run: BenchRun, *, progress: bool = True) -> dict[str, Any]:
         write_json(Path(run.out) / "bench.json", result)
         _plot(Path(run.out) / "bench.png", result)
     return result
-
-
-def _example(generator: Generator, shape: tuple[int, int, int, int]) -> torch.Tensor:
-    """An image to time with; for a network of label maps, what all contenders can take: a one-hot image."""
-    if isinstance(generator, SpadeGenerator):
-        return one_hot_labels(generator.example(shape), generator.config.label_nc)
-    return random_images(shape)
 
 
 class _Bench:
