@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gancomp.engine import Engine
 from gancomp.models import Generator, ResnetConfig, ResnetGenerator, SpadeConfig, SpadeGenerator, UnetConfig, UnetGenerator
-from gancomp.testing import WinogradConv2d, assert_accurate, images, with_winograd
+from gancomp.testing import WinogradConv2d, assert_accurate, images, with_padding_apart, with_winograd
 
 from ..models import published
 from ..models.published_spade import Spade, label_map, one_hot
@@ -127,7 +127,7 @@ def run_any_size(network: nn.Module, x: Tensor, multiple: int) -> Tensor:
 def reordered(network: nn.Module) -> nn.Module:
     """Let every dense convolution add up its input channels from the last to the first, in place; returns the network."""
     for layer in network.modules():
-        tensor = layer.products if isinstance(layer, WinogradConv2d) else getattr(layer, "weight", None)
+        tensor = layer.products if hasattr(layer, "products") else getattr(layer, "weight", None)
         if isinstance(layer, WinogradConv2d) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
             tensor.data = tensor.data.flip(1)
             layer.register_forward_pre_hook(lambda _, args: (args[0].flip(1),))
@@ -167,8 +167,9 @@ def make_case(generator: Generator, path: Path, size: tuple[int, int], batch: in
     winograd = None
     if isinstance(generator, SpadeGenerator):
         # Norms of maps of a few pixels make much of the last digits: of several orders of the sums the worst is the measure.
-        backwards, by_winograd = reordered(copy.deepcopy(network)), with_winograd(copy.deepcopy(network))
-        results = [run_any_size(other, x, multiple) for other in (backwards, by_winograd, reordered(with_winograd(network)))]
+        by_winograd = with_winograd(with_padding_apart(copy.deepcopy(network)))
+        orders = (reordered(copy.deepcopy(network)), by_winograd, reordered(copy.deepcopy(by_winograd)))
+        results = [run_any_size(other, x, multiple) for other in orders]
         winograd = max(results, key=lambda y: float((y - exact).abs().max()))
     elif isinstance(generator, ResnetGenerator) and not generator.config.separable:
         winograd = run_any_size(with_winograd(network), x, multiple)
