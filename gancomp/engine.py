@@ -106,14 +106,18 @@ class Engine:
         Args:
             image: a PIL image; or a numpy array or CPU tensor, uint8 [H, W, C] or [N, H, W, C], or float32 [C, H, W] or
                 [N, C, H, W] in [-1, 1]; [H, W] too for one channel. Contiguous memory is read where it lies.
+                For a network of label maps, such a map: its one-hot image, float32 [C, H, W] or [N, C, H, W]; or integers of
+                any type, [N, 1, H, W], [N, H, W] or [H, W]; where the network has an edge channel, [N, 2, H, W] or [2, H, W]
+                with edges (0 or not 0) behind the labels; where it has none, also a picture of labels.
             out: array for the result, of its shape and type, where ``image`` is an array; None makes a new one.
 
         Returns:
             The translation, of the kind that ``image`` is and, with as many channels as the network gives, of its shape.
-            uint8 values are truncated: ``clip((y + 1) / 2 * 255)``.
+            uint8 values are truncated: ``clip((y + 1) / 2 * 255)``. A label map gives a picture if it was one, else float32
+            [C, H, W] or [N, C, H, W]; or, into an ``out`` of uint8, [H, W, C] or [N, H, W, C].
 
         Raises:
-            ConfigError: the image is of another kind, type or shape; ``out`` does not fit.
+            ConfigError: the image is of another kind, type or shape; labels are not those of the network; ``out`` does not fit.
             MemoryError: the system has not enough for images of this size.
         """
         if isinstance(image, np.ndarray):
@@ -186,6 +190,16 @@ class Engine:
         return self._native.out_channels
 
     @property
+    def classes(self) -> int:
+        """Classes of the label maps it takes; 0: it takes images."""
+        return self._native.classes
+
+    @property
+    def edges(self) -> bool:
+        """Whether its label maps have an edge channel."""
+        return self._native.edges
+
+    @property
     def parameters(self) -> int:
         """Scalars in all trained tensors of the file."""
         return self._native.parameters
@@ -196,6 +210,8 @@ class Engine:
     def _run(self, image: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
         channels = self.in_channels
         run: Callable[[Any, Any], None]
+        if self.classes and image.dtype != np.float32:
+            return self._run_labels(image, out)
         if image.dtype == np.uint8:
             run, axis, layouts = self._native.run_bytes, -1, f"[H, W, {channels}] or [N, H, W, {channels}]"
         elif image.dtype == np.float32:
@@ -215,8 +231,34 @@ class Engine:
         if out is None:
             out = np.empty(wanted, image.dtype)
         else:
-            _check_out(out, wanted, image)
+            _check_out(out, wanted, image, image.dtype)
         run(batch, out.reshape(shape))
+        return out
+
+    def _run_labels(self, image: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+        if not np.issubdtype(image.dtype, np.integer):
+            raise ConfigError(f"image: has type {image.dtype}, expected integers (labels) or float32 (their one-hot image)")
+        planes = 1 + self.edges
+        x = image
+        if not self.edges and x.ndim in (2, 3):
+            x = np.expand_dims(x, -3)
+        many = x.ndim == 4
+        if x.ndim not in (3, 4) or x.shape[-3] != planes:
+            expected = "[2, H, W] or [N, 2, H, W] (labels, edges)" if self.edges else "[H, W], [N, H, W] or [N, 1, H, W]"
+            raise ConfigError(f"image: has shape {list(image.shape)}, expected {expected} for integer labels")
+        if not np.can_cast(x.dtype, np.int32):
+            # A label that 32 bits cannot hold must not become one that the network knows.
+            x = x.clip(-1, np.iinfo(np.int32).max)
+        batch = np.ascontiguousarray(x if many else x[np.newaxis], np.int32)
+        count, _, height, width = batch.shape
+        in_bytes = isinstance(out, np.ndarray) and out.dtype == np.uint8
+        shape = [count, height, width, self.out_channels] if in_bytes else [count, self.out_channels, height, width]
+        wanted = shape if many else shape[1:]
+        if out is None:
+            out = np.empty(wanted, np.float32)
+        else:
+            _check_out(out, wanted, image, np.uint8 if in_bytes else np.float32)
+        self._native.run_labels(batch, out.reshape(shape))
         return out
 
     def _run_tensor(self, image: torch.Tensor) -> torch.Tensor:
@@ -226,7 +268,7 @@ class Engine:
             raise ConfigError(f"image: is a {image.layout} tensor on {image.device}, expected a dense one on the cpu")
         if image.requires_grad:
             raise ConfigError("image: requires a gradient, which the engine does not compute; pass image.detach()")
-        if image.dtype not in (torch.uint8, torch.float32):
+        if not self.classes and image.dtype not in (torch.uint8, torch.float32):
             raise ConfigError(f"image: has type {image.dtype}, expected uint8 (0 to 255) or float32 (-1 to 1)")
         return torch.from_numpy(self._run(image.numpy(), None))
 
@@ -235,16 +277,21 @@ class Engine:
 
         from gancomp.pictures import eight_bits
 
-        for name in ("in_channels", "out_channels"):
+        for name in ("out_channels",) if self.classes else ("in_channels", "out_channels"):
             if getattr(self, name) not in (1, 3):
                 raise ConfigError(
                     f"image: is a picture, which has 1 or 3 channels; the network's {name} is {getattr(self, name)}"
                 )
+        if self.edges:
+            raise ConfigError("image: is a picture, but the network's label maps have edges too; pass an array of both")
+        if self.classes and image.mode not in ("L", "P", "I", "I;16"):
+            raise ConfigError(f"image: is a picture of mode {image.mode}, expected one of labels (L, P, I or I;16)")
         try:
-            samples = np.asarray(eight_bits(image, self.in_channels))
+            samples = np.asarray(image if self.classes else eight_bits(image, self.in_channels))
         except (ValueError, OSError) as error:
             raise ConfigError(f"image: cannot be read ({first_line(error)})") from None
-        result = self._run(samples, None)
+        photo = np.empty((*samples.shape, self.out_channels), np.uint8) if self.classes else None
+        result = self._run(samples, photo)
         return Image.fromarray(result[:, :, 0] if result.ndim == 3 and self.out_channels == 1 else result)
 
 
@@ -281,10 +328,10 @@ def _whole(name: str, value: object, low: int, high: int, lowest: str) -> int:
     return number
 
 
-def _check_out(out: object, shape: list[int], image: NDArray[Any]) -> None:
-    if not isinstance(out, np.ndarray) or out.dtype != image.dtype or list(out.shape) != shape:
+def _check_out(out: object, shape: list[int], image: NDArray[Any], dtype: Any) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != dtype or list(out.shape) != shape:
         found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ConfigError(f"out: is {found}, expected an array {image.dtype} {shape}")
+        raise ConfigError(f"out: is {found}, expected an array {np.dtype(dtype)} {shape}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ConfigError("out: expected a contiguous array that may be written to")
     if np.may_share_memory(out, image):

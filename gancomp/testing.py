@@ -225,6 +225,18 @@ def with_winograd(network: nn.Module, fewest: int = 32) -> nn.Module:
     return network
 
 
+def with_padding_apart(network: nn.Module) -> nn.Module:
+    """Give the zeros around 3x3 convolutions a layer of their own, in place, as :func:`with_winograd` wants it."""
+    for name, child in network.named_children():
+        padded = isinstance(child, nn.Conv2d) and (child.kernel_size, child.padding) == ((3, 3), (1, 1))
+        if isinstance(child, nn.Conv2d) and padded and child.padding_mode == "zeros":
+            child.padding = (0, 0)
+            setattr(network, name, nn.Sequential(nn.ZeroPad2d(1), child))
+        else:
+            with_padding_apart(child)
+    return network
+
+
 def allocations(function: Callable[[], Any]) -> list[int]:
     """Sizes in bytes of all memory that PyTorch's allocators hand out while ``function()`` runs, in order."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -19,6 +19,7 @@ from gancomp.testing import (
     tolerance,
     unchanged,
     with_inactive,
+    with_padding_apart,
     with_winograd,
 )
 
@@ -183,6 +184,17 @@ def test_winograds_method_is_for_few_kinds_of_convolution(options):
     with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 1 without padding, or a 4x4 one"):
         WinogradConv2d(conv)
     assert with_winograd(nn.Sequential(conv))[0] is conv
+
+
+def test_padding_gets_a_layer_of_its_own():
+    inner = nn.Sequential(nn.ReLU(), nn.Conv2d(32, 40, 3, padding=1), nn.Conv2d(40, 8, 1), nn.Conv2d(8, 8, 3))
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, 2, padding=1), inner)
+    x = images(2, 3, 13, 17)
+    expected = network(x)
+    apart = with_padding_apart(network)
+    assert torch.equal(apart(x), expected)
+    assert [type(layer) for layer in (apart[0], *inner)] == [nn.Sequential, nn.ReLU, nn.Sequential, nn.Conv2d, nn.Conv2d]
+    assert isinstance(with_winograd(apart)[1][1][1], WinogradConv2d)
 
 
 def test_convolutions_with_many_channels_are_replaced_at_any_depth():

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -80,7 +81,7 @@ class Engine {
 
   // [N, C, H, W]
   void run_planes(const py::array_t<float, py::array::c_style>& x, py::array_t<float, py::array::c_style>& y) {
-    check(x, y, 1);
+    check(x, model_->in_channels(), 1, y, 1);
     const float* const from = x.data();
     float* const to = y.mutable_data();
     const int64_t n = x.shape(0), height = x.shape(2), width = x.shape(3);
@@ -90,12 +91,24 @@ class Engine {
 
   // [N, H, W, C]
   void run_bytes(const py::array_t<uint8_t, py::array::c_style>& x, py::array_t<uint8_t, py::array::c_style>& y) {
-    check(x, y, 3);
+    check(x, model_->in_channels(), 3, y, 3);
     const uint8_t* const from = x.data();
     uint8_t* const to = y.mutable_data();
     const int64_t n = x.shape(0), height = x.shape(1), width = x.shape(2);
     const py::gil_scoped_release release;
     engine_.run(from, to, n, height, width);
+  }
+
+  // Labels [N, 1 (+ 1), H, W] to float planes or bytes.
+  template <typename T>
+  void run_labels(const py::array_t<int32_t, py::array::c_style>& x, py::array_t<T, py::array::c_style>& y) {
+    const int inputs = 1 + model_->edges();
+    std::is_same_v<T, float> ? check(x, inputs, 1, y, 1) : check(x, inputs, 1, y, 3);
+    const int32_t* const from = x.data();
+    T* const to = y.mutable_data();
+    const int64_t n = x.shape(0), height = x.shape(2), width = x.shape(3);
+    const py::gil_scoped_release release;
+    engine_.run_labels(from, to, n, height, width);
   }
 
   std::vector<std::tuple<std::string, double, int64_t, int64_t>> steps() const {
@@ -114,10 +127,11 @@ class Engine {
 
  private:
   // Nothing is read or written beyond an array, whoever calls.
-  void check(const py::array& x, const py::array& y, int channel_axis) const {
+  void check(const py::array& x, int inputs, int x_channels, const py::array& y, int y_channels) const {
     bool fits = x.ndim() == 4 && y.ndim() == 4;
-    for (int axis = 0; fits && axis < 4; ++axis) fits = axis == channel_axis || x.shape(axis) == y.shape(axis);
-    if (!fits || x.shape(channel_axis) != model_->in_channels() || y.shape(channel_axis) != model_->out_channels()) {
+    // Batch, height and width.
+    for (int i = 0; fits && i < 3; ++i) fits = x.shape(i < x_channels ? i : i + 1) == y.shape(i < y_channels ? i : i + 1);
+    if (!fits || x.shape(x_channels) != inputs || y.shape(y_channels) != model_->out_channels()) {
       throw EngineError(EngineError::Code::invalid_argument, "x and y: shapes do not fit the network");
     }
   }
@@ -136,6 +150,8 @@ void bind_engine(py::module_& m) {
       .def("another", &Engine::another, py::arg("threads"))
       .def("run_planes", &Engine::run_planes, py::arg("x").noconvert(), py::arg("y").noconvert())
       .def("run_bytes", &Engine::run_bytes, py::arg("x").noconvert(), py::arg("y").noconvert())
+      .def("run_labels", &Engine::run_labels<float>, py::arg("x").noconvert(), py::arg("y").noconvert())
+      .def("run_labels", &Engine::run_labels<uint8_t>, py::arg("x").noconvert(), py::arg("y").noconvert())
       .def("set_profiling", &Engine::set_profiling, py::arg("on"), py::call_guard<py::gil_scoped_release>())
       .def("steps", &Engine::steps)
       .def("workspace", &Engine::workspace, py::arg("height"), py::arg("width"))
@@ -147,5 +163,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("isa", [](const Engine& self) { return std::string(self.model().isa()); })
       .def_property_readonly("in_channels", [](const Engine& self) { return self.model().in_channels(); })
       .def_property_readonly("out_channels", [](const Engine& self) { return self.model().out_channels(); })
+      .def_property_readonly("classes", [](const Engine& self) { return self.model().classes(); })
+      .def_property_readonly("edges", [](const Engine& self) { return self.model().edges(); })
       .def_property_readonly("parameters", [](const Engine& self) { return self.model().parameters(); });
 }

@@ -24,6 +24,7 @@ struct Tile {
   float* y;
   int64_t y_block;
   int y_pixel;
+  bool add;                 // whether y has a part of the result already
   const ChannelSums* sums;  // of the row; null: none
   bool first;
 };
@@ -56,7 +57,7 @@ void tile(const Tile& t) {
     GANCOMP_UNROLL
     for (int p = 0; p < kPixels; ++p) acc[v][p] = start;
   }
-  bool parts = false;  // whether the outputs hold the sums of those before
+  bool parts = t.add;  // whether the outputs hold the sums of those before
   int64_t terms = 0;
   const float* w = t.weight;
   for (int channel = 0; channel < t.in_channels; channel += kBlock) {
@@ -126,6 +127,7 @@ void strip(const BlockedConvParams& p, int out_channel, const float* weight, int
   t.weight = weight, t.weight_row = weight_row;
   t.bias = p.bias == nullptr ? nullptr : p.bias + out_channel;
   t.y_block = p.y_block, t.y_pixel = p.y_pixel;
+  t.add = p.add;
   t.sums = sums.row();
   t.first = sums.first();
   for (int r = 0; r < p.rows; ++r) {

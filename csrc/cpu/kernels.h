@@ -44,6 +44,8 @@ void winograd_output(const WinogradOutputParams& p);
 void blocked_head(const BlockedHeadParams& p);
 void blocked_emit(const BlockedEmitParams& p);
 void merge_sums(const MergeSumsParams& p);
+void label_conv(const LabelConvParams& p);
+void blocked_modulate(const BlockedModulateParams& p);
 int64_t multiply_adds(int64_t rounds, float* sink);
 void copy_floats(const float* x, float* y, int64_t size);
 

@@ -33,6 +33,8 @@ const CpuKernels kernels_table = {
     blocked_head,
     blocked_emit,
     merge_sums,
+    label_conv,
+    blocked_modulate,
     multiply_adds,
     copy_floats,
 #if defined(GANCOMP_HAS_INT8)

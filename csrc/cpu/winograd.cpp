@@ -70,6 +70,12 @@ void winograd_output(const WinogradOutputParams& p) {
         for (int r = 0; r < kTile; ++r) output_1d(t + r * kSide, 1, y + r * kTile, 1);
         const int rows = p.rows - i * kTile < kTile ? p.rows - i * kTile : kTile;
         const int columns = p.width - j * kTile < kTile ? p.width - j * kTile : kTile;
+        float* const at = p.y + i * kTile * p.y_row + j * kTile * kBlock + lane;
+        if (p.add) {
+          for (int r = 0; r < rows; ++r) {
+            for (int c = 0; c < columns; ++c) y[r * kTile + c] += load(at + r * p.y_row + c * kBlock);
+          }
+        }
         if (i == 0 && j == 0) {
           for (const Vec& value : y) sums.pivot += value * (1.0f / (kTile * kTile));
           sums.pivot += bias;
@@ -77,7 +83,7 @@ void winograd_output(const WinogradOutputParams& p) {
         Statistics tile;
         tile.pivot = sums.pivot;
         for (int r = 0; r < rows; ++r) {
-          float* to = p.y + (i * kTile + r) * p.y_row + j * kTile * kBlock + lane;
+          float* to = at + r * p.y_row;
           for (int c = 0; c < columns; ++c) {
             const Vec value = y[r * kTile + c] + bias;
             store(to + c * kBlock, value);

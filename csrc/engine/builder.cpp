@@ -35,21 +35,39 @@ void GraphBuilder::normalise(Node& node, const std::string& name) {
   }
 }
 
+// The running variance, of which none is negative.
+std::vector<float> GraphBuilder::variance(const std::string& name, int channels) {
+  std::vector<float> values = weights_.statistic(name + ".running_var", {channels});
+  for (size_t c = 0; c < values.size(); ++c) {
+    if (values[c] < 0)
+      fail_format("tensor " + in_quotes(name + ".running_var") + ": element " + std::to_string(c) + " is negative");
+  }
+  weights_.ignore(name + ".num_batches_tracked");
+  return values;
+}
+
+void GraphBuilder::normalise_input(Node& node, const std::string& name) {
+  node.eps = kEps;
+  node.instance_norm = norm_ == "instance";
+  if (node.instance_norm) return;
+  node.norm_mean = weights_.statistic(name + ".running_mean", {node.out_channels});
+  for (const float value : variance(name, node.out_channels)) {
+    node.norm_scale.push_back(static_cast<float>(1.0 / std::sqrt(double{value} + kEps)));
+  }
+}
+
 void GraphBuilder::fold_batch_norm(Node& node, const std::string& name) {
   const std::vector<int64_t> shape{node.out_channels};
   const std::vector<float> scale = weights_.parameter(name + ".weight", shape);
   const std::vector<float> shift = weights_.parameter(name + ".bias", shape);
   const std::vector<float> mean = weights_.statistic(name + ".running_mean", shape);
-  const std::vector<float> variance = weights_.statistic(name + ".running_var", shape);
-  weights_.ignore(name + ".num_batches_tracked");
+  const std::vector<float> variance = this->variance(name, node.out_channels);
 
   const size_t outputs = static_cast<size_t>(node.out_channels), area = static_cast<size_t>(node.kernel) * node.kernel;
   const bool transposed = node.kind == Node::Kind::transposed;
   const size_t inputs = node.weight.size() / (outputs * area);
   node.bias.resize(outputs, 0.0f);
   for (size_t o = 0; o < outputs; ++o) {
-    if (variance[o] < 0)
-      fail_format("tensor " + in_quotes(name + ".running_var") + ": element " + std::to_string(o) + " is negative");
     const double factor = scale[o] / std::sqrt(double{variance[o]} + kEps);
     const auto fold = [&](float& value, double folded) {
       if (std::fabs(folded) > FLT_MAX) {

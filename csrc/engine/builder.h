@@ -28,6 +28,8 @@ class GraphBuilder {
   void load(Node& node, const std::string& name, bool bias);
   // Puts the norm of the network behind `node`, from NAME.weight and so on. BatchNorm is folded into weight and bias.
   void normalise(Node& node, const std::string& name);
+  // Gives `node` the constants of NAME.running_mean and NAME.running_var, or the planes' own norm.
+  void normalise_input(Node& node, const std::string& name);
   // Returns the node's number.
   int add(Node node);
 
@@ -35,6 +37,7 @@ class GraphBuilder {
 
  private:
   void fold_batch_norm(Node& node, const std::string& name);
+  std::vector<float> variance(const std::string& name, int channels);
 
   Weights& weights_;
   std::string norm_;
@@ -42,5 +45,6 @@ class GraphBuilder {
 
 Graph build_resnet(Config& config, Weights& weights);
 Graph build_unet(Config& config, Weights& weights);
+Graph build_spade(Config& config, Weights& weights);
 
 }  // namespace gancomp::engine

@@ -120,6 +120,10 @@ gancomp_precision gancomp_model_precision(const gancomp_model* model) {
   return model == nullptr ? GANCOMP_F32 : static_cast<gancomp_precision>(model->model->precision());
 }
 
+int32_t gancomp_model_classes(const gancomp_model* model) { return model == nullptr ? 0 : model->model->classes(); }
+
+int32_t gancomp_model_edges(const gancomp_model* model) { return model != nullptr && model->model->edges() ? 1 : 0; }
+
 gancomp_status gancomp_model_macs(const gancomp_model* model, int64_t height, int64_t width, int64_t* macs) {
   return guarded([&] { required(macs, "macs") = required(model, "model").model->macs(height, width); });
 }
@@ -147,6 +151,16 @@ gancomp_status gancomp_engine_run_f32(gancomp_engine* engine, const float* x, fl
 gancomp_status gancomp_engine_run_u8(gancomp_engine* engine, const uint8_t* x, uint8_t* y, int64_t n, int64_t height,
                                      int64_t width) {
   return guarded([&] { required(engine, "engine").engine.run(x, y, n, height, width); });
+}
+
+gancomp_status gancomp_engine_run_labels_f32(gancomp_engine* engine, const int32_t* x, float* y, int64_t n, int64_t height,
+                                             int64_t width) {
+  return guarded([&] { required(engine, "engine").engine.run_labels(x, y, n, height, width); });
+}
+
+gancomp_status gancomp_engine_run_labels_u8(gancomp_engine* engine, const int32_t* x, uint8_t* y, int64_t n, int64_t height,
+                                            int64_t width) {
+  return guarded([&] { required(engine, "engine").engine.run_labels(x, y, n, height, width); });
 }
 
 gancomp_status gancomp_engine_set_profiling(gancomp_engine* engine, int on) {

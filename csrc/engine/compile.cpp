@@ -4,8 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "gancomp/engine.h"
+#include "pack.h"
 
 namespace gancomp::engine {
 
@@ -26,8 +28,6 @@ namespace {
   throw EngineError(EngineError::Code::unsupported, "the engine cannot run this network: " + what);
 }
 
-int round_up(int channels) { return (channels + kBlock - 1) / kBlock * kBlock; }
-
 float slope_of(Activation activation) {
   switch (activation) {
     case Activation::relu:
@@ -37,169 +37,6 @@ float slope_of(Activation activation) {
     default:
       return 1.0f;
   }
-}
-
-Floats padded(const std::vector<float>& values) {
-  if (values.empty()) return Floats();
-  Floats result(round_up(static_cast<int>(values.size())));
-  std::memcpy(result.data(), values.data(), values.size() * sizeof(float));
-  return result;
-}
-
-// Where each input channel lies when every input is filled up to whole blocks.
-std::vector<int> channel_places(const Program& program, const Node& node) {
-  std::vector<int> places;
-  if (node.inputs[0] == Node::kImage) {
-    for (int c = 0; c < node.in_channels; ++c) places.push_back(c);
-    return places;
-  }
-  int start = 0;
-  for (int input : node.inputs) {
-    const Value& value = program.values[input];
-    for (int c = 0; c < value.channels; ++c) places.push_back(start + c);
-    start += value.blocks() * kBlock;
-  }
-  return places;
-}
-
-struct Tap {
-  int row, column;  // in the kernel
-};
-
-// Weights in the order of BlockedConvParams. at(o, i, tap) reads the node's.
-template <typename At>
-Floats pack(const std::vector<int>& places, int out_channels, const std::vector<Tap>& taps, const At& at) {
-  const int in_channels = places.back() + 1, out_padded = round_up(out_channels);
-  Floats packed(static_cast<size_t>(in_channels) * taps.size() * out_padded);
-  std::vector<int> channel_at(in_channels, -1);
-  for (size_t i = 0; i < places.size(); ++i) channel_at[places[i]] = static_cast<int>(i);
-  float* to = packed.data();
-  for (int group = 0; group < out_padded; group += kGroup * kBlock) {
-    const int width = std::min(kGroup * kBlock, out_padded - group);
-    for (int block = 0; block < in_channels; block += kBlock) {
-      for (const Tap& tap : taps) {
-        for (int place = block; place < std::min(block + kBlock, in_channels); ++place, to += width) {
-          if (channel_at[place] < 0) continue;
-          for (int o = group; o < std::min(group + width, out_channels); ++o) to[o - group] = at(o, channel_at[place], tap);
-        }
-      }
-    }
-  }
-  return packed;
-}
-
-// A row of taps of an image whose pixels are not filled up to blocks: kernel columns times channels, as they lie.
-Floats pack_image_conv(const Node& node) {
-  std::vector<Tap> taps;
-  std::vector<int> places;
-  for (int i = 0; i < node.kernel; ++i) taps.push_back({i, 0});
-  for (int i = 0; i < node.kernel * node.in_channels; ++i) places.push_back(i);
-  return pack(places, node.out_channels, taps, [&](int o, int place, Tap tap) {
-    const int column = place / node.in_channels, channel = place % node.in_channels;
-    return node.weight[((static_cast<size_t>(o) * node.in_channels + channel) * node.kernel + tap.row) * node.kernel + column];
-  });
-}
-
-Floats pack_conv(const Node& node, const std::vector<int>& places) {
-  std::vector<Tap> taps;
-  for (int i = 0; i < node.kernel; ++i) {
-    for (int j = 0; j < node.kernel; ++j) taps.push_back({i, j});
-  }
-  const int k = node.kernel;
-  return pack(places, node.out_channels, taps, [&](int o, int i, Tap tap) {
-    return node.weight[((static_cast<size_t>(o) * node.in_channels + i) * k + tap.row) * k + tap.column];
-  });
-}
-
-// Output position 2 m + parity sees input m + d through kernel position parity + padding - 2 d, for every d that has one.
-struct PhaseAxis {
-  int first = 0;
-  std::vector<int> kernel_positions;
-};
-
-PhaseAxis phase_axis(const Node& node, int parity) {
-  PhaseAxis axis;
-  for (int d = -node.kernel; d <= node.kernel; ++d) {
-    const int position = parity + node.padding - 2 * d;
-    if (position < 0 || position >= node.kernel) continue;
-    if (axis.kernel_positions.empty()) axis.first = d;
-    axis.kernel_positions.push_back(position);
-  }
-  return axis;
-}
-
-std::vector<Phase> pack_transposed(const Node& node, const std::vector<int>& places) {
-  std::vector<Phase> phases;
-  const int k = node.kernel;
-  for (int parity_row = 0; parity_row < 2; ++parity_row) {
-    for (int parity_column = 0; parity_column < 2; ++parity_column) {
-      const PhaseAxis rows = phase_axis(node, parity_row), columns = phase_axis(node, parity_column);
-      std::vector<Tap> taps;
-      for (int row : rows.kernel_positions) {
-        for (int column : columns.kernel_positions) taps.push_back({row, column});
-      }
-      if (taps.empty()) unsupported("a transposed convolution with a kernel of " + std::to_string(k));
-      Phase phase;
-      phase.first_row = rows.first, phase.first_column = columns.first;
-      phase.taps_h = static_cast<int>(rows.kernel_positions.size());
-      phase.taps_w = static_cast<int>(columns.kernel_positions.size());
-      phase.weight = pack(places, node.out_channels, taps, [&](int o, int i, Tap tap) {
-        return node.weight[((static_cast<size_t>(i) * node.out_channels + o) * k + tap.row) * k + tap.column];
-      });
-      phases.push_back(std::move(phase));
-    }
-  }
-  return phases;
-}
-
-// Winograd's right factors G g G^T of every pair of channels, as 36 packed 1x1 convolutions.
-Floats pack_winograd(const Node& node, const std::vector<int>& places) {
-  constexpr int kSide = kWinogradTile + 2;
-  constexpr double kG[kSide][3] = {{0.25, 0, 0},
-                                   {-1.0 / 6, -1.0 / 6, -1.0 / 6},
-                                   {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-                                   {1.0 / 24, 1.0 / 12, 1.0 / 6},
-                                   {1.0 / 24, -1.0 / 12, 1.0 / 6},
-                                   {0, 0, 1}};
-  Floats packed;
-  for (int product = 0; product < kWinogradProducts; ++product) {
-    const double *rows = kG[product / kSide], *columns = kG[product % kSide];
-    const Floats one = pack(places, node.out_channels, {{0, 0}}, [&](int o, int i, Tap) {
-      const float* g = node.weight.data() + (static_cast<size_t>(o) * node.in_channels + i) * 9;
-      double sum = 0;
-      for (int r = 0; r < 3; ++r) {
-        for (int c = 0; c < 3; ++c) sum += rows[r] * columns[c] * g[3 * r + c];
-      }
-      return static_cast<float>(sum);
-    });
-    if (packed.empty()) packed = Floats(one.size() * kWinogradProducts);
-    std::memcpy(packed.data() + product * one.size(), one.data(), one.size() * sizeof(float));
-  }
-  return packed;
-}
-
-Floats pack_depthwise(const Node& node) {
-  const int taps = node.kernel * node.kernel;
-  Floats packed(static_cast<size_t>(round_up(node.out_channels)) * taps);
-  for (int c = 0; c < node.out_channels; ++c) {
-    for (int t = 0; t < taps; ++t) packed.data()[(c / kBlock * taps + t) * kBlock + c % kBlock] = node.weight[c * taps + t];
-  }
-  return packed;
-}
-
-Floats pack_head(const Node& node, const std::vector<int>& places) {
-  const int taps = node.kernel * node.kernel, blocks = places.back() / kBlock + 1;
-  Floats packed(static_cast<size_t>(node.out_channels) * blocks * taps * kBlock);
-  for (int o = 0; o < node.out_channels; ++o) {
-    for (int i = 0; i < node.in_channels; ++i) {
-      for (int t = 0; t < taps; ++t) {
-        const int place = places[i];
-        packed.data()[((static_cast<size_t>(o) * blocks + place / kBlock) * taps + t) * kBlock + place % kBlock] =
-            node.weight[(static_cast<size_t>(o) * node.in_channels + i) * taps + t];
-      }
-    }
-  }
-  return packed;
 }
 
 class Compiler {
@@ -212,6 +49,10 @@ class Compiler {
     program_.size_multiple = graph_.size_multiple;
     program_.parameters = graph_.parameters;
     program_.image_pixel = graph_.in_channels <= kMaxImagePixel ? graph_.in_channels : kBlock;
+    program_.classes = graph_.classes;
+    program_.edges = graph_.edges;
+    list_users();
+    if (graph_.classes > 0) add_codes();
     for (size_t i = 0; i < graph_.nodes.size(); ++i) add(static_cast<int>(i));
     keep_finished_values();
     return std::move(program_);
@@ -222,11 +63,15 @@ class Compiler {
     const Node& node = graph_.nodes[index];
     const bool last = index + 1 == static_cast<int>(graph_.nodes.size());
     check(node, last);
-    program_.values.push_back(value_of(node));
+    program_.values.push_back(value_of(node, index));
     for (int input : node.inputs) {
       if (input >= 0) ++program_.values[input].uses;
     }
     if (node.residual >= 0) ++program_.values[node.residual].uses;
+
+    if (absorbed_[index]) return;
+    if (node.kind == Node::Kind::label) return add_label(node, index);
+    if (node.kind == Node::Kind::modulate) return add_modulate(node, index);
 
     Step step;
     step.inputs = node.inputs;
@@ -235,6 +80,13 @@ class Compiler {
     step.kernel = node.kernel, step.stride = node.stride, step.padding = node.padding;
     step.padding_mode = node.padding_mode;
     step.in_channels = node.in_channels, step.out_channels = node.out_channels;
+    if (node.kind == Node::Kind::enlarge) {
+      step.kind = Step::Kind::enlarge;
+      step.name = "enlarge " + std::to_string(node.in_channels);
+      program_.steps.push_back(std::move(step));
+      return;
+    }
+    step.add = program_.values[index].added_to >= 0;
     const std::vector<int> places = channel_places(program_, node);
     const std::string size = std::to_string(node.kernel) + "x" + std::to_string(node.kernel);
     const std::string channels = std::to_string(node.in_channels) + "->" + std::to_string(node.out_channels);
@@ -260,7 +112,7 @@ class Compiler {
       if (last) add_emit(index, node);
       return;
     } else {
-      step.kind = folds(node) ? Step::Kind::pointwise : Step::Kind::conv;
+      step.kind = folds(node) || reads_in_place(node) ? Step::Kind::pointwise : Step::Kind::conv;
       const bool narrow = node.inputs[0] == Node::kImage && program_.image_pixel != kBlock;
       step.weight = narrow ? pack_image_conv(node) : pack_conv(node, places);
       step.name = (step.kind == Step::Kind::pointwise ? "pointwise " : "conv " + size + " ") + channels;
@@ -296,6 +148,7 @@ class Compiler {
     output.output = step.output;
     output.in_channels = output.out_channels = node.out_channels;
     output.bias = std::move(step.bias);
+    output.add = std::exchange(step.add, false);
     output.name = "winograd output " + std::to_string(node.out_channels);
     step.kind = Step::Kind::winograd_input;
     step.out_channels = node.in_channels;
@@ -322,7 +175,15 @@ class Compiler {
       unsupported("a network that ends with ReLU");
     }
     if (last && node.residual != Node::kNone) unsupported("a network that ends with a sum");
-    if (node.stride != 1 && node.stride != 2) unsupported("a stride of " + std::to_string(node.stride));
+    const bool of_labels = node.kind == Node::Kind::label, modulated = node.kind == Node::Kind::modulate;
+    if (of_labels ? graph_.classes == 0 || node.inputs != std::vector<int>{Node::kLabels} || node.kernel != 3
+                  : modulated && node.inputs.size() != 3) {
+      unsupported("a label map's layer of other inputs");
+    }
+    if ((of_labels || modulated || node.kind == Node::Kind::enlarge) && (last || node.residual != Node::kNone)) {
+      unsupported("a network that ends with a label map's layer, or a sum with one");
+    }
+    if (!of_labels && node.stride != 1 && node.stride != 2) unsupported("a stride of " + std::to_string(node.stride));
     if (node.kind == Node::Kind::transposed &&
         (node.stride != 2 || node.output_padding != 2 + 2 * node.padding - node.kernel)) {
       unsupported("a transposed convolution that does not double the size");
@@ -333,32 +194,217 @@ class Compiler {
         (node.kernel != 3 || node.stride != 1 || node.inputs.size() != 1 || node.inputs[0] < 0)) {
       unsupported("a depthwise convolution other than 3x3 with stride 1");
     }
-    if (node.inputs.empty() || node.inputs.size() > kMaxInputs) unsupported("a layer of more than two values");
+    if (node.inputs.empty() || node.inputs.size() > (modulated ? kMaxInputs : 2))
+      unsupported("a layer of more than two values");
     for (int input : node.inputs) {
+      if ((input == Node::kLabels) != of_labels || (input == Node::kImage && graph_.classes > 0)) {
+        unsupported("an input of another kind than the network's");
+      }
       if (input == Node::kImage && (node.inputs.size() > 1 || node.input_activation != Activation::none)) {
         unsupported("the input image beside another value");
       }
     }
   }
 
-  Value value_of(const Node& node) const {
+  // What uses the value of each node; what another step does along with its own work.
+  void list_users() {
+    const int count = static_cast<int>(graph_.nodes.size());
+    users_.resize(count);
+    absorbed_.resize(count);
+    for (int i = 0; i < count; ++i) {
+      for (int input : graph_.nodes[i].inputs) {
+        if (input >= 0) users_[input].push_back(i);
+      }
+      if (graph_.nodes[i].residual >= 0) users_[graph_.nodes[i].residual].push_back(i);
+      // A modulation reads what lies before a doubling.
+      if (graph_.nodes[i].kind == Node::Kind::modulate) {
+        const int source = modulated(graph_.nodes[i]);
+        if (source >= 0 && source != graph_.nodes[i].inputs[0]) users_[source].push_back(i);
+      }
+    }
+    for (int i = 0; i < count; ++i) {
+      const Node& node = graph_.nodes[i];
+      if (node.kind == Node::Kind::enlarge) {
+        bool only = true;
+        for (int user : users_[i]) only &= modulates(graph_.nodes[user], i);
+        absorbed_[i] = only;
+      } else if (makes_sides(node)) {
+        for (int side : {1, 2}) {
+          const int depthwise = graph_.nodes[node.inputs[side]].inputs[0];
+          absorbed_[node.inputs[side]] = absorbed_[depthwise] = absorbed_[graph_.nodes[depthwise].inputs[0]] = true;
+        }
+      }
+    }
+  }
+
+  static bool modulates(const Node& node, int input) {
+    return node.kind == Node::Kind::modulate && node.inputs.size() == 3 && node.inputs[0] == input && node.inputs[1] != input &&
+           node.inputs[2] != input && node.residual != input;
+  }
+
+  // The value that a modulation reads, before the doubling in front of it.
+  int modulated(const Node& node) const {
+    const int input = node.inputs[0];
+    return input >= 0 && graph_.nodes[input].kind == Node::Kind::enlarge ? graph_.nodes[input].inputs[0] : input;
+  }
+
+  // Whether scales and shifts come from separable convolutions of one embedded label map that nobody else reads.
+  bool makes_sides(const Node& node) const {
+    if (node.kind != Node::Kind::modulate || node.inputs.size() != 3 || node.inputs[1] < 0 || node.inputs[2] < 0) return false;
+    int label = -1;
+    for (int side : {1, 2}) {
+      const Node& pointwise = graph_.nodes[node.inputs[side]];
+      if (pointwise.kind != Node::Kind::conv || pointwise.kernel != 1 || pointwise.stride != 1 || pointwise.padding != 0 ||
+          pointwise.inputs.size() != 1 || pointwise.inputs[0] < 0 || !plain(pointwise) || pointwise.instance_norm ||
+          users_[node.inputs[side]].size() != 1) {
+        return false;
+      }
+      const Node& depthwise = graph_.nodes[pointwise.inputs[0]];
+      if (depthwise.kind != Node::Kind::depthwise || depthwise.kernel != 3 || depthwise.inputs[0] < 0 || !plain(depthwise) ||
+          !depthwise.instance_norm || !depthwise.norm_scale.empty() || !depthwise.norm_shift.empty() ||
+          depthwise.padding_mode != Padding::zero || users_[pointwise.inputs[0]].size() != 1) {
+        return false;
+      }
+      if (side == 2 && depthwise.inputs[0] != label) return false;
+      label = depthwise.inputs[0];
+    }
+    return graph_.nodes[label].kind == Node::Kind::label && users_[label].size() == 2;
+  }
+
+  static bool plain(const Node& node) {
+    return node.activation == Activation::none && node.input_activation == Activation::none && node.residual == Node::kNone;
+  }
+
+  // Whether the sum of `node` can be made in its residual's memory: that is finished, and nobody reads it later.
+  bool adds_in_place(const Node& node, int index) const {
+    if (node.residual < 0 || node.kind != Node::Kind::conv || node.instance_norm || node.activation != Activation::none) {
+      return false;
+    }
+    const Value& value = program_.values[node.residual];
+    bool last = true;
+    for (int user : users_[node.residual]) last &= user <= index;
+    for (int input : node.inputs) last &= input != node.residual;
+    return last && finished(value) && !absorbed_[node.residual];
+  }
+
+  static bool finished(const Value& value) { return !value.norm && value.slope == 1.0f && value.residual == Node::kNone; }
+
+  void add_codes() {
+    Step step;
+    step.kind = Step::Kind::labels;
+    step.inputs = {Node::kLabels};
+    step.in_channels = graph_.in_channels;
+    step.name = "labels " + std::to_string(graph_.in_channels);
+    program_.steps.push_back(std::move(step));
+  }
+
+  int add_embedding(const Node& label) {
+    Embedding embedding;
+    embedding.channels = label.out_channels;
+    embedding.slope = slope_of(label.activation);
+    embedding.table = pack_label_table(label, graph_.classes, graph_.edges);
+    embedding.bias = padded(label.bias);
+    program_.embeddings.push_back(std::move(embedding));
+    return static_cast<int>(program_.embeddings.size()) - 1;
+  }
+
+  Step label_step(Step::Kind kind, const Node& label) const {
+    Step step;
+    step.kind = kind;
+    step.inputs = {Node::kLabels};
+    step.stride = label.stride;
+    step.kernel = 3, step.padding = 1;
+    step.in_channels = label.in_channels, step.out_channels = label.out_channels;
+    return step;
+  }
+
+  void add_label(const Node& node, int index) {
+    Step step = label_step(Step::Kind::label, node);
+    step.output = index;
+    step.embedding = add_embedding(node);
+    step.name = "label 3x3 " + std::to_string(node.in_channels) + "->" + std::to_string(node.out_channels);
+    program_.steps.push_back(std::move(step));
+  }
+
+  void add_modulate(const Node& node, int index) {
+    const int source = modulated(node);
+    if (source < 0 || !finished(program_.values[source])) unsupported("a modulation of an unfinished value");
+    Step step;
+    step.kind = Step::Kind::modulate;
+    step.inputs = {source, node.inputs[1], node.inputs[2]};
+    step.output = index;
+    step.in_channels = step.out_channels = node.out_channels;
+    step.modulation.doubled = source != node.inputs[0];
+    step.modulation.slope = slope_of(node.activation);
+    step.modulation.mean = padded(node.norm_mean);
+    step.modulation.factor = padded(node.norm_scale);
+    step.name = "modulate " + std::to_string(node.out_channels);
+    if (makes_sides(node)) {
+      add_sides(node, step);
+    } else if (!finished(program_.values[node.inputs[1]]) || !finished(program_.values[node.inputs[2]])) {
+      unsupported("a modulation by unfinished values");
+    }
+    program_.steps.push_back(std::move(step));
+  }
+
+  // Scales and shifts are made where they are used, from the codes; only the statistics of what the depthwise convolutions
+  // give are taken before.
+  void add_sides(const Node& node, Step& step) {
+    const int depthwise[] = {graph_.nodes[node.inputs[1]].inputs[0], graph_.nodes[node.inputs[2]].inputs[0]};
+    const Node& label = graph_.nodes[graph_.nodes[depthwise[0]].inputs[0]];
+    Step statistics = label_step(Step::Kind::label_statistics, label);
+    statistics.embedding = step.embedding = add_embedding(label);
+    statistics.output = depthwise[0], statistics.second_output = depthwise[1];
+    statistics.name = "label statistics " + std::to_string(label.out_channels);
+    step.kind = Step::Kind::label_modulate;
+    step.stride = label.stride;
+    step.kernel = label.kernel;
+    step.in_channels = label.out_channels;
+    step.name = "label modulate " + std::to_string(label.out_channels) + "->" + std::to_string(node.out_channels);
+    for (int side : {0, 1}) {
+      step.inputs[side + 1] = depthwise[side];
+      program_.values[depthwise[side]].stored = false;
+      program_.embeddings.back().depthwise[side] = pack_depthwise(graph_.nodes[depthwise[side]]);
+      const Node& pointwise = graph_.nodes[node.inputs[side + 1]];
+      step.modulation.weight[side] = pack_conv(pointwise, channel_places(program_, pointwise));
+      step.modulation.bias[side] = padded(pointwise.bias);
+    }
+    program_.steps.push_back(std::move(statistics));
+  }
+
+  Value value_of(const Node& node, int index) const {
     Value value;
     value.channels = node.out_channels;
-    value.norm = node.instance_norm;
+    const bool of_labels = node.kind == Node::Kind::label || node.kind == Node::Kind::modulate;
+    value.norm = value.statistics = node.instance_norm && !of_labels;
+    for (const Node& other : graph_.nodes) {
+      if (other.kind == Node::Kind::modulate && other.instance_norm) value.statistics |= modulated(other) == index;
+    }
     value.eps = node.eps;
-    value.norm_scale = padded(node.norm_scale);
-    value.norm_shift = padded(node.norm_shift);
-    value.slope = slope_of(node.activation);
-    value.residual = node.residual;
+    if (value.norm) {
+      value.norm_scale = padded(node.norm_scale);
+      value.norm_shift = padded(node.norm_shift);
+    }
+    value.slope = of_labels ? 1.0f : slope_of(node.activation);
+    if (adds_in_place(node, index)) {
+      value.added_to = node.residual;
+    } else {
+      value.residual = node.residual;
+    }
     return value;
+  }
+
+  // Whether `node` is a 1x1 convolution of a value that is finished as it lies.
+  bool reads_in_place(const Node& node) const { return is_pointwise(node) && finished(program_.values[node.inputs[0]]); }
+
+  static bool is_pointwise(const Node& node) {
+    return node.kernel == 1 && node.stride == 1 && node.padding == 0 && node.inputs.size() == 1 && node.inputs[0] >= 0 &&
+           node.input_activation == Activation::none;
   }
 
   // Whether `node` is the 1x1 convolution behind a normalised depthwise one that nobody else reads.
   bool folds(const Node& node) const {
-    if (node.kernel != 1 || node.stride != 1 || node.padding != 0 || node.inputs.size() != 1 || node.inputs[0] < 0 ||
-        node.input_activation != Activation::none) {
-      return false;
-    }
+    if (!is_pointwise(node)) return false;
     const Node& input = graph_.nodes[node.inputs[0]];
     int users = 0;
     for (const Node& other : graph_.nodes) {
@@ -382,7 +428,7 @@ class Compiler {
     if (step.reads_image()) {
       return program_.image_pixel != kBlock && node.padding_mode != Padding::zero && node.instance_norm;
     }
-    if (step.kind == Step::Kind::pointwise) return true;
+    if (step.kind == Step::Kind::pointwise) return program_.values[node.inputs[0]].norm;
     const Value& input = program_.values[node.inputs[0]];
     const bool rectified = input.slope * step.input_slope == 0.0f;
     return node.inputs.size() == 1 && input.norm && rectified && input.residual == Node::kNone &&
@@ -426,6 +472,8 @@ class Compiler {
   const Graph& graph_;
   const bool int8_;
   Program program_;
+  std::vector<std::vector<int>> users_;  // by node
+  std::vector<bool> absorbed_;
 };
 
 }  // namespace

@@ -146,6 +146,12 @@ std::vector<int> Config::wholes(const char* name, int low, int high) {
   return result;
 }
 
+void Config::check_length(const char* name, const std::vector<int>& values, size_t length) {
+  if (values.size() == length) return;
+  fail_format(std::string("config: ") + name + ": has " + std::to_string(values.size()) + " values, expected " +
+              std::to_string(length));
+}
+
 void Config::finish() const {
   for (const auto& [name, value] : fields_) {
     if (asked_.count(name) == 0) fail_format("config: unknown field " + in_quotes(name));

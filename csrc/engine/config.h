@@ -22,6 +22,8 @@ class Config {
   double number(const char* name, int low, int high);
   int whole(const char* name, int low, int high);
   std::vector<int> wholes(const char* name, int low, int high);
+  // Throws unless a list that was read has so many values.
+  static void check_length(const char* name, const std::vector<int>& values, size_t length);
   // Throws unless every field was asked for.
   void finish() const;
 

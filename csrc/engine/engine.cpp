@@ -51,6 +51,8 @@ class CompiledModel : public Model {
 
   int in_channels() const override { return program_.in_channels; }
   int out_channels() const override { return program_.out_channels; }
+  int classes() const override { return program_.classes; }
+  bool edges() const override { return program_.edges; }
   int64_t parameters() const override { return program_.parameters; }
   int64_t macs(int64_t height, int64_t width) const override { return engine::count_macs(program_, height, width); }
   Precision precision() const override { return precision_; }
@@ -115,7 +117,12 @@ struct Engine::Impl {
   void run(const engine::Images& images, int64_t n, int64_t height, int64_t width) {
     std::lock_guard<std::mutex> lock(mutex);
     if (n < 1) throw EngineError(Code::invalid_argument, "n=" + std::to_string(n) + ": expected at least 1 image");
-    if ((images.x_planes == nullptr && images.x_bytes == nullptr) ||
+    const bool of_labels = model->classes() > 0;
+    if ((images.x_labels != nullptr && !of_labels) || (images.x_bytes != nullptr && of_labels)) {
+      throw EngineError(Code::invalid_argument, of_labels ? "x: expected a label map (this network takes no images), got bytes"
+                                                          : "x: expected an image (this network takes no label maps)");
+    }
+    if ((images.x_planes == nullptr && images.x_bytes == nullptr && images.x_labels == nullptr) ||
         (images.y_planes == nullptr && images.y_bytes == nullptr)) {
       throw EngineError(Code::invalid_argument, "x and y: expected memory, got null");
     }
@@ -137,7 +144,14 @@ struct Engine::Impl {
                                 images,
                                 n,
                                 profiling ? times.data() : nullptr};
-    execution.run();
+    if (!execution.run()) {
+      const std::string last = std::to_string(model->classes() - 1);
+      throw EngineError(Code::invalid_argument,
+                        images.x_labels != nullptr
+                            ? "x: has labels that the network does not know; expected 0 to " + last
+                            : "x: expected the one-hot image of a label map: at every pixel one class of 0 to " + last +
+                                  " that is 1, all others 0" + (model->edges() ? ", and an edge of 0 or 1" : ""));
+    }
   }
 
   std::shared_ptr<const CompiledModel> model;
@@ -175,6 +189,18 @@ void Engine::run(const float* x, float* y, int64_t n, int64_t height, int64_t wi
 void Engine::run(const uint8_t* x, uint8_t* y, int64_t n, int64_t height, int64_t width) {
   engine::Images images;
   images.x_bytes = x, images.y_bytes = y;
+  impl_->run(images, n, height, width);
+}
+
+void Engine::run_labels(const int32_t* x, float* y, int64_t n, int64_t height, int64_t width) {
+  engine::Images images;
+  images.x_labels = x, images.y_planes = y;
+  impl_->run(images, n, height, width);
+}
+
+void Engine::run_labels(const int32_t* x, uint8_t* y, int64_t n, int64_t height, int64_t width) {
+  engine::Images images;
+  images.x_labels = x, images.y_bytes = y;
   impl_->run(images, n, height, width);
 }
 

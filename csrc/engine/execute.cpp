@@ -23,12 +23,13 @@ BorderMode border_mode(Padding padding) {
 
 }  // namespace
 
-void Execution::run() {
+bool Execution::run() {
   if (times_ != nullptr) {
     std::fill(times_, times_ + program_.steps.size(), 0.0);
     step_begin_ = now_ms();
   }
   team_.run(plan_.steps[0].strips, [](void* self, int thread) { static_cast<Execution*>(self)->work(thread); }, this);
+  return !wrong_labels_.load(std::memory_order_relaxed);
 }
 
 void Execution::work(int thread) {
@@ -56,13 +57,21 @@ void Execution::run_step(int index, int64_t image, int thread) {
   for (size_t i = 0; i < task.step.inputs.size(); ++i) {
     const int value = task.step.inputs[i];
     if (value < 0) continue;
-    task.norms[i] = norm_of(value, params);
+    const bool modulated = i == 0 && task.step.modulates();
+    const Modulation& modulation = task.step.modulation;
+    if (modulated && !modulation.mean.empty()) {
+      task.norms[i] = Norm{modulation.mean.data(), modulation.factor.data()};
+    } else {
+      task.norms[i] = modulated ? plane_norm(value, params) : norm_of(value, params);
+    }
     params += kNormRows * program_.values[value].blocks() * kBlock;
   }
   if (task.step.int8) {
     prepare_int8(task);
-  } else if (task.step.kind == Step::Kind::pointwise) {
-    fold_weights(task.step, task.norms[0], task.scratch);
+  } else if (task.step.kind == Step::Kind::pointwise && task.norms[0].mean != nullptr) {
+    fold_weights(task.step, task.step.weight, Floats(), task.norms[0], task.scratch);
+  } else if (task.step.kind == Step::Kind::label_modulate) {
+    fold_sides(task);
   }
   for (; strip >= 0; strip = team_.take(thread)) {
     task.strip = static_cast<int>(strip);
@@ -93,14 +102,29 @@ void Execution::run_strip(Task& task) const {
       return head(task);
     case Step::Kind::emit:
       return emit(task);
+    case Step::Kind::labels:
+      return labels(task);
+    case Step::Kind::label:
+      return label(task);
+    case Step::Kind::label_statistics:
+      return label_statistics(task);
+    case Step::Kind::modulate:
+      return modulate(task);
+    case Step::Kind::label_modulate:
+      return label_modulate(task);
+    case Step::Kind::enlarge:
+      return enlarge(task);
   }
 }
 
 // Every thread works the parameters out for itself: that takes less time than waiting for one that does.
 Execution::Norm Execution::norm_of(int index, float* params) const {
+  return program_.values[index].norm ? plane_norm(index, params) : Norm{};
+}
+
+Execution::Norm Execution::plane_norm(int index, float* params) const {
   const Value& value = program_.values[index];
   const ValuePlan& p = plan_.values[index];
-  if (!value.norm) return Norm{};
   const int channels = value.blocks() * kBlock;
   MergeSumsParams merge;
   merge.sums = arena_ + p.sums;
@@ -119,31 +143,35 @@ Execution::Norm Execution::norm_of(int index, float* params) const {
 // A 1x1 convolution of (x - mean) * scale is one of x with its weights scaled, and a bias. The norm behind the convolution
 // would take that away again, but without it the outputs were far from zero, and so were the sums of their squares from their
 // variance.
-void Execution::fold_weights(const Step& step, const Norm& norm, float* to) const {
-  const float* from = step.weight.data();
+void Execution::fold_weights(const Step& step, const Floats& weights, const Floats& bias, const Norm& norm, float* to) {
+  const float* from = weights.data();
   const int out_channels = step.out_blocks() * kBlock;
-  float *at = to, *bias = to + step.weight.size();
+  float *at = to, *folded_bias = to + weights.size();
   for (int group = 0; group < out_channels; group += kGroup * kBlock) {
     const int width = std::min(kGroup * kBlock, out_channels - group);
     float means[kGroup * kBlock] = {};
     for (int c = 0; c < step.in_channels; ++c, from += width, at += width) {
-      const float scale = norm.scale[c], mean = norm.mean[c];
+      const float scale = norm.scale[c], mean = norm.mean == nullptr ? 0.0f : norm.mean[c];
       for (int o = 0; o < width; ++o) {
         const float weight = from[o] * scale;
         at[o] = weight;
         means[o] += weight * mean;
       }
     }
-    for (int o = 0; o < width; ++o) *bias++ = -means[o];
+    for (int o = 0; o < width; ++o) *folded_bias++ = (bias.empty() ? 0.0f : bias.data()[group + o]) - means[o];
   }
 }
 
 ChannelSums Execution::sums_of(const Task& task) const {
+  return task.step.output < 0 ? ChannelSums() : part_sums(task.step.output, task.strip);
+}
+
+ChannelSums Execution::part_sums(int index, int part) const {
   ChannelSums sums;
-  if (task.step.output < 0 || !program_.values[task.step.output].norm) return sums;
-  const Value& value = program_.values[task.step.output];
+  const Value& value = program_.values[index];
+  if (!value.statistics) return sums;
   const int64_t channels = value.blocks() * kBlock;
-  sums.pivot = arena_ + plan_.values[task.step.output].sums + task.strip * kSumRows * channels;
+  sums.pivot = arena_ + plan_.values[index].sums + part * kSumRows * channels;
   sums.sum = sums.pivot + channels;
   sums.squares = sums.sum + channels;
   if (value.extremes) sums.low = sums.squares + channels, sums.high = sums.low + channels;
@@ -235,6 +263,7 @@ BlockedConvParams Execution::conv_params(const Task& task) const {
   c.y = arena_ + out.data + task.begin * out.row_stride();
   c.y_block = out.block_stride(), c.y_row = out.row_stride();
   c.rows = task.end - task.begin, c.width = task.plan.out_width;
+  c.add = task.step.add;
   c.sums = sums_of(task);
   return c;
 }
@@ -249,9 +278,11 @@ void Execution::pointwise(const Task& task) const {
   BlockedConvParams c = conv_params(task);
   c.x = arena_ + in.data + task.begin * in.row_stride();
   c.x_block = in.block_stride(), c.x_row = in.row_stride();
-  c.weight = task.scratch;
-  c.bias = task.scratch + task.step.weight.size();
-  c.centred = true;
+  if (task.norms[0].mean != nullptr) {
+    c.weight = task.scratch;
+    c.bias = task.scratch + task.step.weight.size();
+    c.centred = true;
+  }
   // Rows follow one another without borders: one long row.
   c.width *= c.rows;
   c.rows = 1;
@@ -355,6 +386,7 @@ void Execution::winograd_output(const Task& task) const {
     w.y = arena_ + out.data + block * out.block_stride() + row * out.row_stride();
     w.y_row = out.row_stride();
     w.rows = std::min(task.end * kWinogradTile, out.height) - row, w.width = out.width;
+    w.add = step.add;
     w.sums = sums_of(task).from(block * kBlock);
     kernels_.winograd_output(w);
   }

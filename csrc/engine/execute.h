@@ -1,16 +1,19 @@
 // One run of a program over a team of threads.
 #pragma once
 
+#include <atomic>
+
 #include "../core/team.h"
 #include "compile.h"
 #include "plan.h"
 
 namespace gancomp::engine {
 
-// Images in and out: float planes or bytes, one of each.
+// Images in and out: float planes or bytes, one of each. Label maps in: one-hot planes or labels.
 struct Images {
   const float* x_planes = nullptr;
   const uint8_t* x_bytes = nullptr;
+  const int32_t* x_labels = nullptr;  // [N, 1 (+ 1), H, W], edges second
   float* y_planes = nullptr;
   uint8_t* y_bytes = nullptr;
 };
@@ -24,14 +27,15 @@ class Execution {
         program_(program),
         plan_(plan),
         arena_(arena),
+        codes_(plan.codes < 0 ? nullptr : reinterpret_cast<int32_t*>(arena + plan.codes)),
         scratch_(scratch),
         team_(team),
         images_(images),
         count_(count),
         times_(times) {}
 
-  // Allocates nothing and does not throw.
-  void run();
+  // Allocates nothing and does not throw. Returns whether the label maps were such; if not, the images are of no use.
+  bool run();
 
  private:
   // By which a value as it lies in memory is normalised; all null: it is read as it is.
@@ -54,7 +58,8 @@ class Execution {
   void run_step(int index, int64_t image, int thread);
   void run_strip(Task& task) const;
   Norm norm_of(int value, float* params) const;
-  void fold_weights(const Step& step, const Norm& norm, float* to) const;
+  Norm plane_norm(int value, float* params) const;
+  static void fold_weights(const Step& step, const Floats& weights, const Floats& bias, const Norm& norm, float* to);
   void gather(const Task& task) const;
   void conv(const Task& task) const;
   void transposed(const Task& task) const;
@@ -73,17 +78,36 @@ class Execution {
   void gather_by_block(const Task& task, int begin, int end, const Use& use) const;
   BlockedConvParams conv_params(const Task& task) const;
   ChannelSums sums_of(const Task& task) const;
+  ChannelSums part_sums(int value, int part) const;
+
+  struct Piece;
+  void labels(const Task& task) const;
+  template <typename Use>
+  void each_piece(const Task& task, int around, const Use& use) const;
+  LabelConvParams label_params(const Task& task, const Piece& piece) const;
+  void label(const Task& task) const;
+  void embed(const Task& task, const Piece& piece, int block) const;
+  void filter(const Task& task, const Piece& piece, int block, int side, const float* mean, float* to,
+              const ChannelSums& sums) const;
+  void label_statistics(const Task& task) const;
+  BlockedModulateParams modulate_params(const Task& task, int row, int column) const;
+  void modulate(const Task& task) const;
+  void fold_sides(const Task& task) const;
+  void label_modulate(const Task& task) const;
+  void enlarge(const Task& task) const;
 
   const CpuKernels& kernels_;
   const Program& program_;
   const Plan& plan_;
   float* const arena_;
+  int32_t* const codes_;  // of the label map, where there is one
   float* const scratch_;
   Team& team_;
   const Images images_;
   const int64_t count_;
   double* const times_;
   double step_begin_ = 0;
+  mutable std::atomic<bool> wrong_labels_{false};
 };
 
 }  // namespace gancomp::engine

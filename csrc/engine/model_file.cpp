@@ -26,8 +26,10 @@ Graph build(const SafeTensors& file) {
     graph = build_resnet(config, weights);
   } else if (arch == "unet") {
     graph = build_unet(config, weights);
+  } else if (arch == "spade") {
+    graph = build_spade(config, weights);
   } else {
-    fail(EngineError::Code::unsupported, "arch=" + in_quotes(arch) + ": the engine runs resnet and unet");
+    fail(EngineError::Code::unsupported, "arch=" + in_quotes(arch) + ": the engine runs resnet, unet and spade");
   }
   weights.finish();
   graph.parameters = weights.parameters();

@@ -42,6 +42,17 @@ std::vector<int> lookup(int real, int size, int before, int after, Padding mode)
   return table;
 }
 
+// Source of positions [-around, size + around) of a label map that is first extended from `real` rows or columns by reflection
+// and then thinned to every `stride`-th one.
+std::vector<int> label_lookup(int real, int size, int stride, int around) {
+  std::vector<int> table;
+  table.reserve(size + 2 * around);
+  for (int i = -around; i < size + around; ++i) {
+    table.push_back(i < 0 || i >= size ? -1 : reflect(static_cast<int64_t>(i) * stride, real));
+  }
+  return table;
+}
+
 // First-fit placement of buffers that live from one step to another.
 class Arena {
  public:
@@ -122,6 +133,10 @@ class Planner {
     if (step.output >= 0) {
       plan_.values[step.output].height = p.out_height;
       plan_.values[step.output].width = p.out_width;
+      if (step.second_output >= 0) {
+        plan_.values[step.second_output].height = p.out_height;
+        plan_.values[step.second_output].width = p.out_width;
+      }
     } else if (p.out_height != plan_.padded_height || p.out_width != plan_.padded_width) {
       throw EngineError(EngineError::Code::unsupported, "the network's output has another size than its input");
     }
@@ -133,6 +148,23 @@ class Planner {
 
   void set_sizes(const Step& step, StepPlan& p) const {
     const int input = step.inputs[0];
+    if (input == Node::kLabels) {
+      p.in_height = p.out_height = plan_.padded_height / step.stride;
+      p.in_width = p.out_width = plan_.padded_width / step.stride;
+      return;
+    }
+    if (step.modulates() || step.kind == Step::Kind::enlarge) {
+      const int factor = step.modulation.doubled || step.kind == Step::Kind::enlarge ? 2 : 1;
+      p.in_height = plan_.values[input].height, p.in_width = plan_.values[input].width;
+      p.out_height = factor * p.in_height, p.out_width = factor * p.in_width;
+      for (size_t i = 1; i < step.inputs.size(); ++i) {
+        const ValuePlan& side = plan_.values[step.inputs[i]];
+        if (side.height != p.out_height || side.width != p.out_width) {
+          throw EngineError(EngineError::Code::unsupported, step.name + ": its inputs differ in size");
+        }
+      }
+      return;
+    }
     p.in_height = input >= 0 ? plan_.values[input].height : plan_.padded_height;
     p.in_width = input >= 0 ? plan_.values[input].width : plan_.padded_width;
     for (int other : step.inputs) {
@@ -162,7 +194,27 @@ class Planner {
     int64_t weights = pairs * taps, read = in_size, written = out_size;
     switch (step.kind) {
       case Step::Kind::emit:
+      case Step::Kind::enlarge:
+      case Step::Kind::labels:
         weights = 0;
+        break;
+      // Of a label map's convolution nothing is multiplied: its table is added up.
+      case Step::Kind::label:
+        read = in_size / step.in_channels;
+        p.network_macs = out_size * step.in_channels * taps;
+        break;
+      case Step::Kind::label_statistics:
+        read = in_size / step.in_channels, written = 0;
+        p.macs = p.network_macs = 2 * out_size * taps;
+        p.network_macs += out_size * step.in_channels * taps;
+        break;
+      case Step::Kind::label_modulate:
+        weights = 2 * pairs, read = static_cast<int64_t>(p.in_height) * p.in_width * step.out_channels;
+        p.network_macs = 2 * out_size * step.in_channels;
+        p.macs = p.network_macs + 2 * static_cast<int64_t>(p.out_height) * p.out_width * step.in_channels * taps;
+        break;
+      case Step::Kind::modulate:
+        weights = 0, read = in_size + 2 * out_size;
         break;
       case Step::Kind::winograd_input:
         weights = 0, written = tiles * step.in_channels;
@@ -190,7 +242,7 @@ class Planner {
   }
 
   int in_blocks(const Step& step) const {
-    if (step.inputs.empty() || step.reads_image()) return static_cast<int>(round_up(step.in_channels, kBlock) / kBlock);
+    if (step.inputs.empty() || step.inputs[0] < 0) return static_cast<int>(round_up(step.in_channels, kBlock) / kBlock);
     int blocks = 0;
     for (int input : step.inputs) blocks += program_.values[input].blocks();
     return blocks;
@@ -198,6 +250,9 @@ class Planner {
 
   void add_strips(const Step& step) {
     StepPlan& p = plan_.steps.back();
+    if (step.kind == Step::Kind::labels) return add_rows(step, p, plan_.height);
+    if (step.kind == Step::Kind::enlarge || step.kind == Step::Kind::modulate) return add_rows(step, p, p.out_height);
+    if (step.reads_codes()) return add_code_strips(step, p);
     const int pixel = step.reads_image() ? program_.image_pixel : kBlock;
     set_borders(step, p);
     // Whole blocks, so that a row of an image can be quantized like any other.
@@ -242,7 +297,7 @@ class Planner {
     p.product_stride = tiles * step.out_blocks() + 5 * kBlock;
 
     const bool partial = step.kind == Step::Kind::winograd_input || step.kind == Step::Kind::winograd_multiply;
-    if (step.output < 0 || partial || !program_.values[step.output].norm) return;
+    if (step.output < 0 || partial || !program_.values[step.output].statistics) return;
     ValuePlan& value = plan_.values[step.output];
     const int outputs_per_row = step.kind == Step::Kind::transposed        ? 2
                                 : step.kind == Step::Kind::winograd_output ? kWinogradTile
@@ -251,6 +306,55 @@ class Planner {
       const int begin = s * p.strip_rows * outputs_per_row;
       const int end = std::min((s + 1) * p.strip_rows * outputs_per_row, p.out_height);
       value.counts.push_back(static_cast<int64_t>(end - begin) * p.out_width);
+    }
+  }
+
+  // A step without borders, which splits up so many rows.
+  void add_rows(const Step& step, StepPlan& p, int rows) {
+    p.rows = rows;
+    const int strip = std::min(kMaxStripRows, (rows + kMinStrips - 1) / kMinStrips);
+    p.strips = (rows + strip - 1) / strip;
+    p.strip_rows = strip;
+    if (step.inputs[0] >= 0) plan_.params = std::max<int64_t>(plan_.params, kNormRows * kBlock * in_blocks(step));
+  }
+
+  // Strips in pieces of a few columns, so that what is made of the codes stays in the nearest caches.
+  void add_code_strips(const Step& step, StepPlan& p) {
+    constexpr int kTileRows = 8, kTileColumns = 64;
+    add_rows(step, p, p.out_height);
+    p.strip_rows = std::min(p.strip_rows, kTileRows);
+    p.strips = (p.rows + p.strip_rows - 1) / p.strip_rows;
+    p.tiles = step.kind == Step::Kind::label ? 1 : (p.out_width + kTileColumns - 1) / kTileColumns;
+    p.tile_width = (p.out_width + p.tiles - 1) / p.tiles;
+    p.tile_pixels = static_cast<int64_t>(p.strip_rows) * p.tile_width;
+    p.image_rows = label_lookup(plan_.height, p.out_height, step.stride, kCodesAround);
+    p.image_columns = label_lookup(plan_.width, p.out_width, step.stride, kCodesAround);
+
+    const Embedding& embedding = program_.embeddings[step.embedding];
+    int64_t scratch = 0;
+    const auto add = [&scratch](int64_t floats) { return std::exchange(scratch, round_up(scratch + floats, kBlock)); };
+    add(static_cast<int64_t>(p.strip_rows + 2 * kCodesAround) * (p.tile_width + 2 * kCodesAround));
+    if (step.kind != Step::Kind::label) {
+      p.embedded = add(static_cast<int64_t>(p.strip_rows + 2) * (p.tile_width + 2) * kBlock);
+      p.filtered = add((step.kind == Step::Kind::label_modulate ? 2 * embedding.blocks() : 1) * p.tile_pixels * kBlock);
+    }
+    if (step.kind == Step::Kind::label_modulate) {
+      p.sides = add(2 * kGroup * p.tile_pixels * kBlock);
+      p.weights = scratch;
+      for (const Floats& weight : step.modulation.weight)
+        scratch += static_cast<int64_t>(weight.size()) + step.out_blocks() * kBlock;
+    }
+    plan_.scratch = std::max(plan_.scratch, round_up(scratch, kBlock));
+
+    for (int output : {step.output, step.second_output}) {
+      if (output < 0 || !program_.values[output].statistics) continue;
+      for (int s = 0; s < p.strips; ++s) {
+        const int64_t rows = std::min((s + 1) * p.strip_rows, p.rows) - s * p.strip_rows;
+        for (int t = 0; t < p.tiles; ++t) {
+          const int width = std::min((t + 1) * p.tile_width, p.out_width) - t * p.tile_width;
+          plan_.values[output].counts.push_back(rows * width);
+        }
+      }
     }
   }
 
@@ -295,6 +399,24 @@ class Planner {
     }
   }
 
+  // The value in whose memory another one is made.
+  int root(int value) const {
+    while (program_.values[value].added_to >= 0) value = program_.values[value].added_to;
+    return value;
+  }
+
+  // The last step that makes or reads a value.
+  int last_read(int value) const {
+    int last = -1;
+    for (size_t s = 0; s < program_.steps.size(); ++s) {
+      const Step& step = program_.steps[s];
+      bool used = step.output == value;
+      for (int input : step.inputs) used |= input == value;
+      if (used) last = static_cast<int>(s);
+    }
+    return last;
+  }
+
   void place() {
     Arena arena;
     const int count = static_cast<int>(program_.steps.size());
@@ -304,7 +426,7 @@ class Planner {
       int made = -1, read = -1, used = -1;
       for (int s = 0; s < count; ++s) {
         const Step& step = program_.steps[s];
-        if (step.output == static_cast<int>(v)) made = s;
+        if (step.output == static_cast<int>(v) || step.second_output == static_cast<int>(v)) made = s;
         for (int input : step.inputs) {
           if (input < 0) continue;
           if (input == static_cast<int>(v)) read = used = s;
@@ -315,9 +437,16 @@ class Planner {
       if (made < 0) continue;  // the output image
       const int last = std::max(value.kept_by >= 0 ? value.kept_by : read, made);
       const int64_t size = p.block_stride() * value.blocks();
-      arena.add(&p.data, size, made, last);
+      if (value.stored && value.added_to < 0) {
+        // Together with all that is made by adding to it.
+        int until = last;
+        for (size_t later = v + 1; later < program_.values.size(); ++later) {
+          if (root(static_cast<int>(later)) == static_cast<int>(v)) until = std::max(until, last_read(static_cast<int>(later)));
+        }
+        arena.add(&p.data, size, made, until);
+      }
       if (value.kept_by >= 0) arena.add(&p.kept, size, value.kept_by, std::max(used, value.kept_by));
-      if (value.norm)
+      if (value.statistics)
         arena.add(&p.sums, static_cast<int64_t>(p.counts.size()) * kSumRows * value.blocks() * kBlock, made, last);
     }
     for (int s = 0; s < count; ++s) {
@@ -326,7 +455,11 @@ class Planner {
       arena.add(&p.factors, p.factor_stride * kWinogradProducts, s - 1, s);
       arena.add(&p.products, p.product_stride * kWinogradProducts, s, s + 1);
     }
+    if (program_.classes > 0) arena.add(&plan_.codes, static_cast<int64_t>(plan_.height) * plan_.width, 0, count);
     plan_.arena = arena.arrange();
+    for (size_t v = 0; v < program_.values.size(); ++v) {
+      if (program_.values[v].added_to >= 0) plan_.values[v].data = plan_.values[root(static_cast<int>(v))].data;
+    }
     plan_.scratch += round_up(plan_.params, 16);
   }
 

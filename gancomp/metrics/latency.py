@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gancomp.engine import Engine
 from gancomp.errors import ConfigError
+from gancomp.nn.labels import random_labels
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def generator_call(generator: torch.nn.Module, shape: tuple[int, int, int, int],
 
 def engine_call(engine: Engine, shape: tuple[int, int, int, int]) -> Callable[[], Tensor]:
     """A call of an engine on the input of :func:`generator_call`."""
-    x = random_images(shape)
+    x = random_labels(shape, engine.classes, edges=engine.edges) if engine.classes else random_images(shape)
     return lambda: engine(x)
 
 

@@ -16,12 +16,13 @@ from tyro.conf import Positional
 from gancomp.engine import Engine, Step
 from gancomp.errors import ConfigError, RunError
 from gancomp.io import write_json
-from gancomp.metrics import Latency, Roofline, engine_on, measure_latency, measure_roofline, random_images
+from gancomp.metrics import Latency, Roofline, engine_on, measure_latency, measure_roofline
 from gancomp.metrics.contenders import (
     Call,
     Truth,
     eager_call,
     eager_form,
+    example_image,
     onnxruntime_call,
     onnxruntime_reason,
     torch_threads,
@@ -86,7 +87,7 @@ def run_bench(run: BenchRun, *, progress: bool = True) -> dict[str, Any]:
     if run.size % generator.size_multiple:
         raise ConfigError(f"size={run.size}: this generator needs a multiple of {generator.size_multiple}")
     eager = eager_form(generator).eval()
-    image = random_images((1, generator.config.in_channels, run.size, run.size))
+    image = example_image(generator, (1, generator.config.in_channels, run.size, run.size))
     engine = engine_on(generator, threads=run.numbers_of_threads()[-1])
     _say("checking the outputs against float64", progress)
     truth = Truth(eager, image)

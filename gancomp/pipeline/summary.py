@@ -20,9 +20,8 @@ from gancomp.metrics import (
     engine_on,
     generator_call,
     measure_latency,
-    random_images,
 )
-from gancomp.metrics.contenders import Truth, eager_form
+from gancomp.metrics.contenders import Truth, eager_form, example_image
 from gancomp.models import Generator, ResnetGenerator
 from gancomp.models.channels import parse_config
 from gancomp.pipeline.evaluate import make_evaluator
@@ -107,7 +106,7 @@ def _time(
             continue
         try:
             engine = engine_on(network, threads=torch.get_num_threads())
-            image = random_images(shape)
+            image = example_image(network, shape)
             reason = Truth(eager, image).check(engine(image), "engine").reason
         except GancompError as error:
             reason = str(error)

@@ -58,6 +58,22 @@ Json unet_config() {
           {"out_channels", 3}, {"norm", "instance"}, {"dropout", 0.5}};
 }
 
+Json spade_config() {
+  return {{"arch", "spade"},
+          {"stream", 3},
+          {"inner", {2, 1, 4}},
+          {"up", {2, 3, 1, 2}},
+          {"embed", {1, 2, 3, 1, 2, 1, 2}},
+          {"label_nc", 3},
+          {"instance_edges", true},
+          {"out_channels", 2},
+          {"upsampling", "normal"},
+          {"crop_size", 64},
+          {"aspect_ratio", 2.0},
+          {"separable", true},
+          {"norm", "batch"}};
+}
+
 namespace {
 
 void add_norm(File& file, const Json& config, const std::string& name, int64_t channels) {
@@ -138,6 +154,57 @@ File unet_file(const Json& config) {
     if (!outermost) add_norm(file, config, module + (innermost ? "4" : "6"), result);
     module += outermost ? "1.model." : "3.model.";
   }
+  return file;
+}
+
+File spade_file(const Json& config) {
+  File file;
+  file.set_config(config);
+  const int64_t labels = config["label_nc"].get<int64_t>() + (config["instance_edges"] ? 1 : 0);
+  const auto conv = [&](const std::string& name, int64_t out, int64_t in, int64_t kernel, bool bias = true) {
+    file.add(name + ".weight", {out, in, kernel, kernel});
+    if (bias) file.add(name + ".bias", {out});
+  };
+  const auto spade = [&](const std::string& name, int64_t channels, int64_t embed) {
+    if (config["norm"] == "batch") {
+      file.add(name + ".param_free_norm.running_mean", {channels});
+      file.add(name + ".param_free_norm.running_var", {channels});
+      for (int64_t c = 0; c < channels; ++c) {
+        file.set(name + ".param_free_norm.running_var", static_cast<size_t>(c), 0.5f + static_cast<float>(c));
+      }
+      const int64_t batches = 7;
+      file.add(name + ".param_free_norm.num_batches_tracked", {}, "I64", &batches, sizeof(batches));
+    }
+    conv(name + ".mlp_shared.0", embed, labels, 3);
+    for (const char* const side : {".mlp_gamma", ".mlp_beta"}) {
+      if (config["separable"]) {
+        conv(name + side + ".conv.0", embed, 1, 3);
+        conv(name + side + ".conv.2", channels, embed, 1);
+      } else {
+        conv(name + side, channels, embed, 3);
+      }
+    }
+  };
+  const auto block = [&](const std::string& name, int64_t in, int64_t inner, int64_t out, int64_t embed, bool shortcut) {
+    conv(name + ".conv_0", inner, in, 3);
+    conv(name + ".conv_1", out, inner, 3);
+    spade(name + ".norm_0", in, embed);
+    spade(name + ".norm_1", inner, embed);
+    if (!shortcut) return;
+    conv(name + ".conv_s", out, in, 1, false);
+    spade(name + ".norm_s", in, embed);
+  };
+  const int64_t stream = config["stream"];
+  conv("fc", stream, labels, 3);
+  const char* const middle[] = {"head_0", "G_middle_0", "G_middle_1"};
+  for (size_t i = 0; i < 3; ++i) block(middle[i], stream, config["inner"][i], stream, config["embed"][i], false);
+  int64_t width = stream;
+  for (size_t i = 0; i < config["up"].size(); ++i) {
+    const int64_t out = config["up"][i];
+    block("up_" + std::to_string(i), width, out, out, config["embed"][3 + i], true);
+    width = out;
+  }
+  conv("conv_img", config["out_channels"], width, 3);
   return file;
 }
 

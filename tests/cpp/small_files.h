@@ -33,11 +33,13 @@ struct File {
   uint32_t state_ = 1;
 };
 
-// A generator with a few channels: 2 -> 1 and two blocks; 2 -> 3 and five levels.
+// A generator with a few channels: 2 -> 1 and two blocks; 2 -> 3 and five levels; three classes and edges -> 2.
 Json resnet_config();
 Json unet_config();
+Json spade_config();
 
 File resnet_file(const Json& config = resnet_config());
 File unet_file(const Json& config = unet_config());
+File spade_file(const Json& config = spade_config());
 
 }  // namespace small_files

@@ -139,6 +139,14 @@ std::vector<std::pair<std::string, small_files::File>> networks() {
   result.emplace_back("separable", small_files::resnet_file(separable));
   result.emplace_back("wide", small_files::resnet_file(wide));
   result.emplace_back("unet", small_files::unet_file());
+  small_files::Json dense = small_files::spade_config();
+  dense["separable"] = false, dense["norm"] = "instance", dense["stream"] = 33, dense["inner"] = {40, 2, 33};
+  dense["instance_edges"] = false, dense["out_channels"] = 5;
+  small_files::Json wide_embedding = small_files::spade_config();
+  wide_embedding["embed"] = {17, 2, 33, 1, 20, 1, 18}, wide_embedding["up"] = {34, 33, 17, 20};
+  result.emplace_back("spade", small_files::spade_file());
+  result.emplace_back("dense spade", small_files::spade_file(dense));
+  result.emplace_back("wide spade", small_files::spade_file(wide_embedding));
   return result;
 }
 
@@ -177,8 +185,37 @@ Buffer<uint8_t> pixels(int64_t n, int channels, int64_t height, int64_t width, i
   return result;
 }
 
+// Labels and edges.
+Buffer<int32_t> labels(const Model& model, int64_t n, int64_t height, int64_t width, int seed) {
+  const int64_t plane = height * width, maps = 1 + model.edges();
+  Buffer<int32_t> result(static_cast<size_t>(n * maps * plane), -1);
+  const Buffer<uint8_t> random = pixels(n, static_cast<int>(maps), height, width, seed);
+  for (size_t i = 0; i < result.size; ++i) {
+    const bool edge = static_cast<int64_t>(i) / plane % maps == 1;
+    const int value = random.memory[Buffer<uint8_t>::kGuard + i];
+    result.data()[i] = edge ? value / 200 : value % model.classes();
+  }
+  return result;
+}
+
+// What the network takes: images, or the one-hot images of label maps.
+Buffer<float> floats(const Model& model, int64_t n, int64_t height, int64_t width, int seed) {
+  Buffer<float> result = planes(n, model.in_channels(), height, width, seed);
+  if (model.classes() == 0) return result;
+  const int64_t plane = height * width;
+  Buffer<int32_t> maps = labels(model, n, height, width, seed);
+  std::fill(result.data(), result.data() + result.size, 0.0f);
+  for (int64_t i = 0; i < n * plane; ++i) {
+    const int32_t* const from = maps.data() + i / plane * (1 + model.edges()) * plane + i % plane;
+    float* const to = result.data() + i / plane * model.in_channels() * plane + i % plane;
+    to[*from * plane] = 1.0f;
+    if (model.edges()) to[model.classes() * plane] = static_cast<float>(from[plane]);
+  }
+  return result;
+}
+
 std::vector<float> run(Engine& engine, int64_t n, int64_t height, int64_t width, int seed) {
-  Buffer<float> x = planes(n, engine.model().in_channels(), height, width, seed);
+  Buffer<float> x = floats(engine.model(), n, height, width, seed);
   Buffer<float> y(static_cast<size_t>(n * engine.model().out_channels() * height * width), NAN);
   engine.run(x.data(), y.data(), n, height, width);
   return {y.data(), y.data() + y.size};
@@ -196,7 +233,8 @@ void test_memory() {
         Engine engine(model, with_threads(threads));
         const int before = threads_of_process();
         const int64_t n = 2, height = 33, width = 37;
-        Buffer<float> x = planes(n, model->in_channels(), height, width, 1);
+        Buffer<float> x = floats(*model, n, height, width, 1);
+        Buffer<int32_t> l = labels(*model, model->classes() > 0 ? n : 0, height, width, 1);
         const std::vector<float> kept = x.memory;
         Buffer<float> y(static_cast<size_t>(n * model->out_channels() * height * width), NAN);
         Buffer<uint8_t> u = pixels(n, model->in_channels(), height, width, 1);
@@ -209,7 +247,12 @@ void test_memory() {
         std::fill(y.data(), y.data() + y.size, NAN);
         const int count = allocations_of([&] {
           engine.run(x.data(), y.data(), n, height, width);
-          engine.run(u.data(), v.data(), n, height, width);
+          if (model->classes() > 0) {
+            engine.run_labels(l.data(), v.data(), n, height, width);
+            engine.run_labels(l.data(), y.data(), n, height, width);
+          } else {
+            engine.run(u.data(), v.data(), n, height, width);
+          }
           engine.run(x.data(), y.data(), 1, height, width);
         });
         CHECK(count == 0, "%d allocations in the runs after the first", count);
@@ -220,7 +263,14 @@ void test_memory() {
         CHECK(std::memcmp(kept.data(), x.memory.data(), kept.size() * sizeof(float)) == 0, "the input has changed");
         if (threads == 1) first.assign(y.data(), y.data() + y.size);
         CHECK(std::memcmp(first.data(), y.data(), y.size * sizeof(float)) == 0, "other bits than with one thread");
-        const int planned = allocations_of([&] { engine.run(x.data(), y.data(), 1, 64, 16); });
+        if (model->classes() > 0) {
+          std::fill(y.data(), y.data() + y.size, NAN);
+          engine.run_labels(l.data(), y.data(), n, height, width);
+          CHECK(std::memcmp(first.data(), y.data(), y.size * sizeof(float)) == 0, "other bits than of the one-hot image");
+          CHECK(y.fenced(NAN), "written beside the output");
+        }
+        Buffer<float> other = floats(*model, 1, 64, 16, 1);
+        const int planned = allocations_of([&] { engine.run(other.data(), y.data(), 1, 64, 16); });
         CHECK(planned > 0 || kSanitized, "the library's allocations are not counted");
         engine.run(x.data(), y.data(), n, height, width);
         CHECK(std::memcmp(first.data(), y.data(), y.size * sizeof(float)) == 0, "other bits after another size");
@@ -345,6 +395,21 @@ void test_errors() {
          [] { parse(small_files::resnet_file(), "mmx"); });
   expect(Code::invalid_argument, "precision=int8: needs 8-bit dot products",
          [] { parse(small_files::resnet_file(), "portable", gancomp::Precision::int8); });
+  Engine labelled(parse(small_files::spade_file()), with_threads(2));
+  std::vector<int32_t> maps(2 * 32 * 32, 2);
+  const auto of_labels = [&] { labelled.run_labels(maps.data(), y.data(), 1, 32, 32); };
+  of_labels();
+  for (const int32_t wrong : {3, -1, INT32_MAX, INT32_MIN}) {
+    maps[777] = wrong;
+    expect(Code::invalid_argument, "x: has labels that the network does not know; expected 0 to 2", of_labels);
+  }
+  std::fill(x.begin(), x.end(), 1.0f);
+  expect(Code::invalid_argument, "x: expected the one-hot image", [&] { labelled.run(x.data(), y.data(), 1, 32, 32); });
+  const std::vector<uint8_t> bytes(4 * 32 * 32);
+  std::vector<uint8_t> photo(4 * 32 * 32);
+  expect(Code::invalid_argument, "x: expected a label map", [&] { labelled.run(bytes.data(), photo.data(), 1, 32, 32); });
+  expect(Code::invalid_argument, "takes no label maps", [&] { engine.run_labels(maps.data(), y.data(), 1, 16, 16); });
+  expect(Code::invalid_argument, "got null", [&] { labelled.run_labels(nullptr, y.data(), 1, 32, 32); });
   expect(Code::file, "nowhere.safetensors", [] { Model::load("/nowhere.safetensors"); });
   expect(Code::format, "model", [] { Model::parse("", 0); });
   CHECK(run(engine, 1, 16, 16, 1) == before, "the engine goes on after errors");

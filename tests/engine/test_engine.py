@@ -21,7 +21,7 @@ from gancomp.supernet import SearchSpace, Supernet
 from gancomp.testing import images
 
 from ..models import published
-from .networks import CONFIGS, Case, build, make_case
+from .networks import CONFIGS, SPADES, Case, build, make_case
 
 ISAS = _C.supported_isas()
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -68,7 +68,11 @@ def test_costs_are_those_of_the_network(case: Case) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (31, 17), (16, 97), (250, 333)])
-@pytest.mark.parametrize("config", [ResnetConfig(9, 17, 20, (33,), 18, 9), UnetConfig(2, 6)], ids=["resnet", "unet"])
+@pytest.mark.parametrize(
+    "config",
+    [ResnetConfig(9, 17, 20, (33,), 18, 9), UnetConfig(2, 6), SPADES["SPADE, separable"], SPADES["SPADE, dense"]],
+    ids=["resnet", "unet", "spade", "spade dense"],
+)
 def test_any_size(config, size: tuple[int, int], tmp_path: Path) -> None:
     case = make_case(build(config), tmp_path / "g.safetensors", size)
     for isa in ISAS if size != (250, 333) else ISAS[:1]:

@@ -29,11 +29,13 @@ void require(bool condition, const char* what) {
 void check_graph(const Graph& graph) {
   require(!graph.nodes.empty() && graph.nodes.back().out_channels == graph.out_channels, "output channels");
   const auto channels = [&](int node) {
-    return node == Node::kImage ? graph.in_channels : graph.nodes[static_cast<size_t>(node)].out_channels;
+    return node == Node::kImage || node == Node::kLabels ? graph.in_channels
+                                                         : graph.nodes[static_cast<size_t>(node)].out_channels;
   };
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
-    const auto earlier = [&](int other) { return other >= Node::kImage && other < static_cast<int>(i); };
+    const int given = graph.classes > 0 ? Node::kLabels : Node::kImage;
+    const auto earlier = [&](int other) { return other == given || (other >= 0 && other < static_cast<int>(i)); };
     int inputs = 0;
     for (const int input : node.inputs) {
       require(earlier(input), "inputs come first");
@@ -43,11 +45,13 @@ void check_graph(const Graph& graph) {
     const size_t each = node.kind == Node::Kind::depthwise ? 1 : static_cast<size_t>(inputs),
                  outputs = static_cast<size_t>(node.out_channels);
     require(node.kind != Node::Kind::depthwise || inputs == node.out_channels, "depthwise channels");
-    require(node.weight.size() == each * outputs * static_cast<size_t>(node.kernel * node.kernel), "weights");
-    for (const std::vector<float>* values : {&node.bias, &node.norm_scale, &node.norm_shift}) {
+    const bool bare = node.kind == Node::Kind::modulate || node.kind == Node::Kind::enlarge;
+    require(!bare || node.weight.empty(), "no weights");
+    require(bare || node.weight.size() == each * outputs * static_cast<size_t>(node.kernel * node.kernel), "weights");
+    for (const std::vector<float>* values : {&node.bias, &node.norm_scale, &node.norm_shift, &node.norm_mean}) {
       require(values->empty() || values->size() == outputs, "a number per channel");
     }
-    for (const std::vector<float>* values : {&node.weight, &node.bias, &node.norm_scale, &node.norm_shift}) {
+    for (const std::vector<float>* values : {&node.weight, &node.bias, &node.norm_scale, &node.norm_shift, &node.norm_mean}) {
       for (const float value : *values) require(std::isfinite(value), "finite numbers");
     }
     require(node.residual == Node::kNone || (earlier(node.residual) && channels(node.residual) == node.out_channels),
@@ -69,9 +73,14 @@ void run(const uint8_t* data, size_t size) {
   gancomp::Engine engine(model, options);
   if (engine.workspace(kHeight, kWidth) > kMaxWorkspace || model->macs(kHeight, kWidth) > kMaxMacs) return;
   const size_t pixels = kHeight * kWidth;
-  const std::vector<uint8_t> x(pixels * static_cast<size_t>(model->in_channels()), 200);
   std::vector<uint8_t> y(pixels * static_cast<size_t>(model->out_channels()));
-  engine.run(x.data(), y.data(), 1, kHeight, kWidth);
+  if (model->classes() > 0) {
+    const std::vector<int32_t> x(pixels * (model->edges() ? 2 : 1), model->classes() - 1);
+    engine.run_labels(x.data(), y.data(), 1, kHeight, kWidth);
+  } else {
+    const std::vector<uint8_t> x(pixels * static_cast<size_t>(model->in_channels()), 200);
+    engine.run(x.data(), y.data(), 1, kHeight, kWidth);
+  }
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gancomp.checkpoints import read_metadata
-from gancomp.models import Generator, ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
+from gancomp.models import Generator, ResnetConfig, ResnetGenerator, SpadeConfig, SpadeGenerator, UnetConfig, UnetGenerator
 
 FOLDER = Path(__file__).resolve().parent / "corpus"
 
@@ -20,6 +20,12 @@ def resnet(**fields: object) -> ResnetGenerator:
     """A ResNet generator with one or two channels everywhere."""
     config = {"stem": 1, "down": 2, "stream": 1, "hidden": (2,), "up": 1, "last": 1, "in_channels": 1, "out_channels": 1}
     return ResnetGenerator(ResnetConfig(**config | fields))
+
+
+def spade(**fields: object) -> SpadeGenerator:
+    """A SPADE generator with one or two channels everywhere."""
+    config = {"stream": 1, "inner": (1, 2, 1), "up": (2, 1, 1, 1), "embed": (1, 2, 1, 1, 1, 1, 1), "label_nc": 2}
+    return SpadeGenerator(SpadeConfig(**config | {"out_channels": 1, "upsampling": "normal"} | fields))
 
 
 def main() -> None:
@@ -32,6 +38,8 @@ def main() -> None:
         "resnet_batch": resnet(norm="batch", padding="zero"),
         "resnet_affine": resnet(norm="instance_affine", hidden=()),
         "unet": UnetGenerator(UnetConfig(ngf=1, n_levels=5, in_channels=1, out_channels=1, norm="batch")),
+        "spade": spade(norm="instance", instance_edges=False),
+        "spade_separable": spade(separable=True),
     }
     for name, network in networks.items():
         network.save(FOLDER / f"{name}.safetensors")

@@ -9,6 +9,7 @@ import torch
 
 from gancomp.errors import ConfigError
 from gancomp.metrics import engine_call, generator_call, measure_latency
+from gancomp.models import SpadeConfig, SpadeGenerator
 
 
 class Clock:
@@ -109,13 +110,19 @@ def test_pauses_are_not_counted(monkeypatch) -> None:
     assert (found["a"].p95, found["b"].best) == pytest.approx((2, 3))
 
 
-def test_an_engines_call_has_the_generators_input(tmp_path) -> None:
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_engines_call_has_the_generators_input(classes: int) -> None:
     class Engine:
+        edges = classes > 0
+
         def __call__(self, image: torch.Tensor) -> torch.Tensor:
             return image
 
+    Engine.classes = classes
     seen = []
     network = torch.nn.Identity()
+    if classes:
+        network.example = SpadeGenerator(SpadeConfig.parse("1_1_1_1_1_1_1_1", label_nc=classes)).example
     network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
     generator_call(network, (2, 1, 4, 6), torch.device("cpu"))()
     assert torch.equal(engine_call(Engine(), (2, 1, 4, 6))(), seen[0])

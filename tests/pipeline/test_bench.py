@@ -14,12 +14,13 @@ from gancomp.engine import Step
 from gancomp.errors import ConfigError, RunError
 from gancomp.io import read_json
 from gancomp.metrics import Roofline
-from gancomp.models import ResnetConfig, ResnetGenerator, UnetConfig, UnetGenerator
+from gancomp.models import ResnetConfig, ResnetGenerator, SpadeConfig, UnetConfig, UnetGenerator
 from gancomp.pipeline import bench
 from gancomp.pipeline.bench import BenchRun, run_bench, step_rows
 from gancomp.search import profile_module
 from gancomp.supernet import SearchSpace, Supernet
 
+from ..engine import networks
 from ..models import published
 
 QUICK = {"size": 32, "rounds": 2, "threads": "2,1", "batch": "3,1"}
@@ -62,6 +63,16 @@ def test_result(model: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "bench.png") as plot:
         assert plot.width > 500
         assert len(set(plot.convert("RGB").resize((200, 200)).get_flattened_data())) > 20
+
+
+def test_a_network_of_label_maps(tmp_path: Path) -> None:
+    config = SpadeConfig.parse("1_1_1_1_1_1_1_2", label_nc=3, upsampling="normal")
+    networks.build(config).save(tmp_path / "g.safetensors")
+    result = run_bench(BenchRun(str(tmp_path / "g.safetensors"), **QUICK | {"size": 64}), progress=False)
+    assert {row["contender"] for row in result["latency"]} == {"eager", "engine"}
+    names = " ".join(row["name"] for row in result["steps"]["rows"])
+    assert "label statistics 2" in names
+    assert "label modulate 2->16" in names
 
 
 @pytest.mark.parametrize("who", ["engine", "eager"])

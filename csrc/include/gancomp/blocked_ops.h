@@ -64,6 +64,35 @@ struct ImageGatherParams {
   int64_t y_block = 0, y_row = 0;
 };
 
+// A 3x3 convolution of a label map's one-hot image: y = leaky(bias + the sum over nine taps of table[tap][code]).
+struct LabelConvParams {
+  const int32_t* codes = nullptr;  // of the first tap of the first pixel; every one below codes_count
+  int64_t code_row = 0;            // codes between rows
+  int codes_count = 0;
+  const float* table = nullptr;  // [block][9][codes_count][16]
+  const float* bias = nullptr;   // [blocks * 16]; null: zero
+  float slope = 1.0f;            // of negative values
+  int blocks = 0, rows = 0, width = 0;
+  float* y = nullptr;
+  int64_t y_block = 0, y_row = 0;
+  ChannelSums sums;
+};
+
+// y = leaky((x - mean) * factor * scale + shift), the scales and shifts pixel by pixel.
+struct BlockedModulateParams {
+  const float* x = nullptr;
+  int64_t x_block = 0, x_row = 0;
+  bool doubled = false;                            // whether every pixel of x stands for four
+  int row = 0, column = 0;                         // of the first pixel of y in x, before which doubled x is doubled
+  const float *mean = nullptr, *factor = nullptr;  // [blocks * 16]
+  const float *scale = nullptr, *shift = nullptr;  // of the first pixel of y, with the same strides
+  int64_t side_block = 0, side_row = 0;
+  float slope = 1.0f;
+  int blocks = 0, rows = 0, width = 0;
+  float* y = nullptr;
+  int64_t y_block = 0, y_row = 0;
+};
+
 // Convolution of gathered rows. Weights: for every group of output blocks (2, the last may be 1):
 // [input block][tap row][tap column][input channel of the block][output channel of the group].
 // Of an image of few channels a row of taps lies in one piece: it is given as taps_w = 1 of taps * channels input channels.
@@ -83,6 +112,7 @@ struct BlockedConvParams {
   int rows = 0, width = 0;
   ChannelSums sums;      // added to, except where `first`
   bool first = true;     // whether this call begins the strip's sums
+  bool add = false;      // to what is in y, which is then part of the result
   bool centred = false;  // whether y is known to be about zero in the mean, which is the best pivot
 };
 
@@ -92,6 +122,7 @@ struct BlockedDepthwiseParams {
   int64_t x_row = 0;
   const float* weight = nullptr;  // [9][16]
   const float* bias = nullptr;    // [16]; null: zero
+  const float* mean = nullptr;    // [16] taken off the result at the end; null: zero
   float* y = nullptr;
   int64_t y_row = 0;
   int rows = 0, width = 0;
@@ -120,6 +151,7 @@ struct WinogradOutputParams {
   float* y = nullptr;
   int64_t y_row = 0;
   int rows = 0, width = 0;  // outputs; what a tile has beyond is cut off
+  bool add = false;         // to what is in y
   ChannelSums sums;         // of this block
 };
 

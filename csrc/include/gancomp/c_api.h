@@ -93,6 +93,12 @@ GANCOMP_API int32_t gancomp_model_in_channels(const gancomp_model* model);
 // Channels of the output image; 0 for NULL.
 GANCOMP_API int32_t gancomp_model_out_channels(const gancomp_model* model);
 
+// Classes of the label maps that the network takes; 0 for one that takes images, and for NULL.
+GANCOMP_API int32_t gancomp_model_classes(const gancomp_model* model);
+
+// 1 where the label maps have an edge channel, else 0; 0 for NULL.
+GANCOMP_API int32_t gancomp_model_edges(const gancomp_model* model);
+
 // Scalars in all trained tensors of the file; 0 for NULL.
 GANCOMP_API int64_t gancomp_model_parameters(const gancomp_model* model);
 
@@ -128,6 +134,16 @@ GANCOMP_API gancomp_status gancomp_engine_run_f32(gancomp_engine* engine, const 
 // The same for images of bytes, [N, H, W, C]: v / 127.5 - 1 goes in, trunc((v + 1) / 2 * 255) comes out.
 GANCOMP_API gancomp_status gancomp_engine_run_u8(gancomp_engine* engine, const uint8_t* x, uint8_t* y, int64_t n,
                                                  int64_t height, int64_t width);
+
+// Runs a network of label maps on `n` of them. x: labels from 0 to gancomp_model_classes() - 1, and with gancomp_model_edges()
+// as many edges (0 or not 0) behind the labels of every map: [N, 1, H, W] or [N, 2, H, W]. y: as of gancomp_engine_run_f32,
+// which takes the one-hot images of label maps instead: in_channels planes of zeros and ones, the edges last.
+GANCOMP_API gancomp_status gancomp_engine_run_labels_f32(gancomp_engine* engine, const int32_t* x, float* y, int64_t n,
+                                                         int64_t height, int64_t width);
+
+// The same into images of bytes, as of gancomp_engine_run_u8.
+GANCOMP_API gancomp_status gancomp_engine_run_labels_u8(gancomp_engine* engine, const int32_t* x, uint8_t* y, int64_t n,
+                                                        int64_t height, int64_t width);
 
 // Whether the next runs take the time of every step (0: no, as at first).
 GANCOMP_API gancomp_status gancomp_engine_set_profiling(gancomp_engine* engine, int on);

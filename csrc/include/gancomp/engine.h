@@ -52,6 +52,8 @@ class GANCOMP_API Model {
   virtual ~Model() = default;
   virtual int in_channels() const = 0;
   virtual int out_channels() const = 0;
+  virtual int classes() const = 0;         // of the label maps that it takes; 0: it takes images
+  virtual bool edges() const = 0;          // whether the label maps have an edge channel
   virtual int64_t parameters() const = 0;  // scalars in the file's weights
   virtual int64_t macs(int64_t height,
                        int64_t width) const = 0;  // multiply-accumulates of one image, as the network defines them
@@ -65,6 +67,8 @@ class GANCOMP_API Model {
 //
 // Images are [N, C, H, W] float32 in [-1, 1], or [N, H, W, C] uint8. Height and width may be any from 16 up to 16384; where the
 // network needs multiples of some number the image is padded by reflection below and on the right, and the output is cut back.
+// A network of label maps (Model::classes() is not 0) takes their one-hot images as float32 (every number 0 or 1, one class at
+// every pixel, edges last), or the labels themselves through run_labels().
 // The first call of a size plans and allocates memory; later ones of that size allocate nothing.
 class GANCOMP_API Engine {
  public:
@@ -80,6 +84,10 @@ class GANCOMP_API Engine {
   void run(const float* x, float* y, int64_t n, int64_t height, int64_t width);
   // x: N * H * W * in_channels bytes, v -> v / 127.5 - 1; y: N * H * W * out_channels bytes, v -> trunc((v + 1) / 2 * 255).
   void run(const uint8_t* x, uint8_t* y, int64_t n, int64_t height, int64_t width);
+
+  // x: N * (1 + edges) * H * W numbers, [N, 1 + edges, H, W]: labels from 0 to classes - 1, and edges (0 or not 0); y as above.
+  void run_labels(const int32_t* x, float* y, int64_t n, int64_t height, int64_t width);
+  void run_labels(const int32_t* x, uint8_t* y, int64_t n, int64_t height, int64_t width);
 
   // Bytes that activations of this size need.
   size_t workspace(int64_t height, int64_t width) const;

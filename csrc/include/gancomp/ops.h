@@ -217,6 +217,8 @@ struct CpuKernels {
   void (*blocked_head)(const BlockedHeadParams&);
   void (*blocked_emit)(const BlockedEmitParams&);
   void (*merge_sums)(const MergeSumsParams&);
+  void (*label_conv)(const LabelConvParams&);
+  void (*blocked_modulate)(const BlockedModulateParams&);
   // What a core does at most: as many multiply-adds as registers allow, which goes sink[0] = sink[0] * sink[1] + sink[2] and
   // returns their number; and a copy.
   int64_t (*multiply_adds)(int64_t rounds, float* sink);
