@@ -22,7 +22,7 @@ from ..models import published
 def test_one_pass_gives_what_several_do(norm: str, n_layers: int, passes: int) -> None:
     network = published.randomised(PatchDiscriminator(DiscriminatorConfig(4, 3, n_layers, norm))).double()
     stock, options = copy.deepcopy(network), TrainOptions(device="cpu", lr=0.01)
-    adversary = Adversary(network, options, Precision(options, torch.device("cpu")))
+    adversary = Adversary(network, options, Precision(options, torch.device("cpu")), conditional=True)
     calls = []
     network.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     condition, real, *fakes = (images(2, 2, 8, 10, dtype=torch.float64, seed=seed) for seed in range(4))
