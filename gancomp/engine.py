@@ -270,6 +270,8 @@ class Engine:
             raise ConfigError("image: requires a gradient, which the engine does not compute; pass image.detach()")
         if not self.classes and image.dtype not in (torch.uint8, torch.float32):
             raise ConfigError(f"image: has type {image.dtype}, expected uint8 (0 to 255) or float32 (-1 to 1)")
+        if image.dtype == torch.bfloat16:  # which numpy does not know
+            raise ConfigError(f"image: has type {image.dtype}, expected integer labels or float32")
         return torch.from_numpy(self._run(image.numpy(), None))
 
     def _run_picture(self, image: Image.Image) -> Image.Image:

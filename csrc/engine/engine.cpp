@@ -1,5 +1,6 @@
 #include "gancomp/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <mutex>
@@ -46,6 +47,10 @@ class CompiledModel : public Model {
       throw EngineError(Code::invalid_argument,
                         "precision=int8: needs 8-bit dot products (AVX-512 VNNI), which the instruction set '" +
                             std::string(kernels_.isa) + "' lacks; use f32");
+    }
+    const auto& steps = program_.steps;
+    if (precision_ == Precision::int8 && std::none_of(steps.begin(), steps.end(), [](const auto& step) { return step.int8; })) {
+      throw EngineError(Code::unsupported, "precision=int8: no convolution of this network runs in 8 bits; use f32");
     }
   }
 

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -187,6 +188,10 @@ Floats pack_label_table(const Node& node, int classes, bool edges) {
       for (int code = 0; code + 1 < codes; ++code) {
         const float edge = code < classes ? 0.0f : weight(classes, tap);
         rows[code * kBlock] = weight(code % classes, tap) + edge;
+        if (!std::isfinite(rows[code * kBlock])) {
+          throw EngineError(EngineError::Code::format,
+                            "weights of the label map: the sum of a label's and of an edge's is not finite");
+        }
       }
     }
   }

@@ -38,7 +38,9 @@ def fold_spectral_norm(tensors: State) -> State:
             continue
         original = next((kind for kind in _ORIGINAL if name.endswith(f".{kind}")), None)
         if original is None:
-            folded[name] = tensor
+            # What was computed from a weight under spectral norm may lie beside it.
+            if not any(name.endswith(".weight") and name.removesuffix("weight") + kind in tensors for kind in _ORIGINAL):
+                folded[name] = tensor
             continue
         layer = name.removesuffix(f".{original}")
         u, v = (tensors.get(f"{layer}.{_ORIGINAL[original].format(which)}") for which in "uv")
@@ -50,7 +52,10 @@ def fold_spectral_norm(tensors: State) -> State:
         if v is None:
             # The first version of PyTorch's spectral norm kept u alone.
             v = F.normalize(torch.mv(matrix.t(), u), dim=0)
-        folded[f"{layer}.weight"] = tensor / torch.dot(u, torch.mv(matrix, v))
+        sigma = torch.dot(u, torch.mv(matrix, v))
+        if not (sigma.isfinite() and sigma != 0):
+            raise CheckpointError(f"tensor {name} is under spectral norm, whose divisor {float(sigma):g} is none")
+        folded[f"{layer}.weight"] = tensor / sigma
     return folded
 
 

@@ -144,7 +144,7 @@ class SlicedGenerator(Generator):
 SlicedT = TypeVar("SlicedT", bound=SlicedGenerator)
 
 # Above every width that there is: stands for one in a shape.
-_MARK = 2**28
+_MARK = 2**24
 
 
 @functools.lru_cache(maxsize=16)

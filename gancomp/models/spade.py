@@ -282,7 +282,7 @@ class SpadeGenerator(SlicedGenerator):
         if x.shape[2] % multiple or x.shape[3] % multiple or min(x.shape[2:]) == 0:
             raise ConfigError(f"x of shape {list(x.shape)}: height and width must be multiples of {multiple}")
         if not x.is_floating_point() and x.device.type == "cpu" and x.numel():
-            low, high = (int(value) for value in torch.aminmax(x[:, 0]))
+            low, high = (int(value) for value in torch.aminmax(x[:, 0].to(torch.int64)))
             if low < 0 or high >= config.label_nc:
                 raise ConfigError(f"x: has labels from {low} to {high}, the generator knows 0 to {config.label_nc - 1}")
 

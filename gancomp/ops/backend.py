@@ -34,6 +34,12 @@ class Fault(str):
     """A reason that ``auto`` must not pass over: something is broken."""
 
 
+# What the native library must have; one that was built before the newest were there is told from one that works.
+_OPERATORS = (
+    "instance_norm_act", "reflect_pad_depthwise_conv3x3", "separable_resblock", "sliced_conv2d", "sliced_conv_transpose2d",
+    "spade_modulate", "winograd_conv2d",
+)  # fmt: skip
+
 Verdict = Callable[[], str | None]
 Verdicts = Mapping[str, Verdict]
 
@@ -56,6 +62,8 @@ def load_native_library(folder: Path) -> NativeLibrary:
         from gancomp import _C
 
         _C.isa()
+        if lacking := [name for name in _OPERATORS if not hasattr(torch.ops.gancomp, name)]:
+            raise RuntimeError(f"it was built from other sources and lacks {', '.join(lacking)}; build it again")
     except ValueError as error:  # GANCOMP_ISA
         return NativeLibrary(None, Fault(error))
     except (ImportError, OSError, RuntimeError) as error:

@@ -52,7 +52,7 @@ class CompressRun(BudgetOptions):
     space: str = "channels-48"
     """Search space of the supernet; see `gancomp supernet --help`."""
     separable: bool = True
-    """Depthwise-separable residual blocks in the student."""
+    """Depthwise-separable residual blocks in the student (GauGAN: the convolutions of its scales and shifts)."""
     data: DataConfig = field(default_factory=DataConfig)
     model: TeacherModel = field(default_factory=TeacherModel)
     train: TrainOptions = field(default_factory=TrainOptions)
@@ -148,6 +148,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
                 config_str,
                 str(folder / "finetune"),
                 method=run.method,
+                calibration=run.evaluate.calibration,
                 data=run.data,
                 gaugan=run.gaugan,
                 train=run.finetune,

@@ -11,6 +11,7 @@ from gancomp.models.channels import parse_config
 from gancomp.pipeline.settings import (
     Method,
     begin,
+    calibration_maps,
     check_discriminator,
     check_target,
     check_weights_name,
@@ -39,6 +40,8 @@ class FinetuneRun:
     """The teacher's method, `pix2pix`, `cyclegan` or `gaugan`: sets the defaults of everything else to its published ones."""
     discriminator: str = ""
     """The discriminator to inherit; by default the one beside the supernet, if it is there."""
+    calibration: int = 64
+    """Training images over which the result's batch statistics are taken (gaugan)."""
     data: DataConfig = field(default_factory=DataConfig)
     gaugan: GauganOptions = field(default_factory=GauganOptions)
     train: DistillOptions = field(default_factory=DistillOptions)
@@ -59,7 +62,15 @@ def run_finetune(run: FinetuneRun, *, progress: bool = True, stop_at: int | None
     check_target(run.data, run.train)
     check_discriminator(run.data, run.train, inherited)
     train, val = open_split(run.data, "train", teacher), open_split(run.data, "val", teacher)
-    stage = DistillStage(student, teacher, run.train, inherited, "finetune", run.gaugan)
+    stage = DistillStage(
+        student,
+        teacher,
+        run.train,
+        inherited,
+        "finetune",
+        run.gaugan,
+        lambda: calibration_maps(run.data, run.calibration, stage.device),
+    )
     adaptors = Path(run.supernet).parent / "adaptors.safetensors"
     if run.train.lambda_distill > 0 and adaptors.exists():
         stage.inherit_adaptors(adaptors)

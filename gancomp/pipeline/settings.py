@@ -138,7 +138,8 @@ def _check_crop(data: DataConfig, generator: Generator, owner: str) -> None:
     multiple = generator.size_multiple
     if any(side % multiple for side in data.crop):
         size = f"crop_size={data.crop_size}" + (f", height {data.crop[0]}" if data.labels else "")
-        raise ConfigError(f"data.{size}: {owner} needs a multiple of {multiple}")
+        hint = "; data.aspect_ratio and model.upsampling (normal: 32) decide" if data.labels else ""
+        raise ConfigError(f"data.{size}: {owner} needs a multiple of {multiple}{hint}")
 
 
 def calibration_maps(data: DataConfig, count: int, device: torch.device) -> list[torch.Tensor]:

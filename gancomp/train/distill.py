@@ -8,7 +8,7 @@ inherited from the teacher, and feature distillation through learned 1x1 adaptor
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from gancomp.checkpoints import read_weights
 from gancomp.data import Batch
 from gancomp.errors import CheckpointError, ConfigError
-from gancomp.models import Generator
+from gancomp.models import Generator, SpadeGenerator
 from gancomp.models.base import save_tensors
 from gancomp.models.channels import Config
-from gancomp.supernet import Supernet
+from gancomp.supernet import Supernet, calibrate
 from gancomp.train.adversary import Precision, adam
 from gancomp.train.average import WeightAverage
 from gancomp.train.gaugan import make_adversary
@@ -42,6 +42,8 @@ class DistillStage(Stage):
         discriminator: the teacher's, inherited; a new one where None is given.
         name: the stage's name in logs.
         gaugan: what else a SPADE generator trains with.
+        calibration: gives the label maps over which a generator with batch statistics takes its own before it is written;
+            None leaves the running averages of training.
     """
 
     options: DistillOptions
@@ -54,8 +56,9 @@ class DistillStage(Stage):
         discriminator: nn.Module | None = None,
         name: str = "supernet",
         gaugan: GauganOptions | None = None,
+        calibration: Callable[[], list[Tensor]] | None = None,
     ) -> None:
-        self.name, self.options = name, options
+        self.name, self.options, self._calibration = name, options, calibration
         self.device = options.torch_device()
         generator = student.generator if isinstance(student, Supernet) else student
         for field in ("in_channels", "out_channels"):
@@ -165,6 +168,8 @@ class DistillStage(Stage):
             student.set(student.space.largest)
             student.save(folder / "supernet.safetensors", provenance)
         else:
+            if self._calibration is not None and isinstance(student, SpadeGenerator):
+                calibrate(student, self._calibration())
             student.save(folder / "generator.safetensors", provenance)
         if len(self.adaptors):
             save_tensors(folder / "adaptors.safetensors", self.adaptors.state_dict(), {})

@@ -41,7 +41,7 @@ class TrainOptions:
     ndf: int = 128
     """Base width of the discriminator."""
     d_layers: int = 3
-    """Stride-2 layers of the discriminator; 3 is the 70x70 PatchGAN, 0 the PixelGAN."""
+    """Stride-2 layers of the discriminator; 3 is the 70x70 PatchGAN, 0 the PixelGAN. GauGAN: and one of stride 1."""
     ema: float = 0.0
     """Decay of an exponential moving average of the generator that is kept instead of the last weights; 0 turns it off."""
     amp: Literal["off", "bf16", "fp16"] = "off"
