@@ -22,7 +22,6 @@ from gancomp.data.datasets import (
     PairedDataset,
     PictureCache,
     assign,
-    check_size,
     cut,
     data_folder,
     first_images,
@@ -59,7 +58,7 @@ class FilesSide(Side):
     def __init__(self, config: DataConfig, files: list[Path], channels: int) -> None:
         self._files = first_images(config, files)
         self.names = [path.name for path in self._files]
-        self._config, self._channels = config, channels
+        self._channels = channels
         self._cache = PictureCache[tuple[Image.Image]](config.cache_mb * 2**19)
 
     def source(self) -> str:
@@ -69,13 +68,12 @@ class FilesSide(Side):
         """As of the base class.
 
         Raises:
-            DataError: the file is damaged, or too small.
+            DataError: the file is damaged.
         """
         kept = self._cache.get(index)
         if kept is not None:
             return kept[0]
         picture = read_image(self._files[index], self._channels)
-        check_size(picture, self._files[index], self._config)
         self._cache.put(index, (picture,))
         return picture
 

@@ -14,9 +14,9 @@ from gancomp.data import DataConfig, train_batches
 from gancomp.errors import ConfigError
 from gancomp.io import atomic_path, read_json, write_json
 from gancomp.models.base import check_range
-from gancomp.pipeline.evaluate import EvaluateOptions
+from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
 from gancomp.pipeline.finetune import ExportRun, FinetuneRun, run_export, run_finetune
-from gancomp.pipeline.search import BudgetOptions, SearchRun, run_search
+from gancomp.pipeline.search import BudgetOptions, SearchRun, check_objective, run_search, selection_evaluator
 from gancomp.pipeline.settings import Method, TeacherModel, begin, check_discriminator, check_target, load_teacher, open_split
 from gancomp.pipeline.summary import write_summary
 from gancomp.pipeline.supernet import (
@@ -102,6 +102,7 @@ def run_compress(run: CompressRun, *, progress: bool = True) -> Path:
         open_split(run.data, split)
     _check_training(run)
     _check_budget(run)
+    _check_scores(run)
     begin(folder, "compress", run)
     run = planned(run, folder)
     teacher, discriminator = Path(run.teacher), run.discriminator
@@ -177,12 +178,29 @@ def _check_training(run: CompressRun) -> None:
         if run.supernet.lambda_gan > 0:
             inherited = load_discriminator(find_discriminator(run.discriminator, run.teacher))
     else:
+        if run.discriminator:
+            raise ConfigError(f"discriminator={run.discriminator!r}: belongs to a trained teacher; give that one too (teacher)")
         teacher_stage(run.teacher_run())
     for options in (run.supernet, *[run.finetune] * run.finetuning):
         check_target(run.data, options)
         # A teacher that is trained here leaves a discriminator, which has been checked.
         if run.teacher or run.train.lambda_gan == 0:
             check_discriminator(run.data, options, inherited)
+
+
+def _check_scores(run: CompressRun) -> None:
+    """Find out before any training that search and report can score the images, by every label map among them.
+
+    Raises:
+        GancompError: a setting, file or image cannot be used.
+    """
+    teacher = load_generator(run.teacher) if run.teacher else run.model.build(run.data, run.train.seed)
+    check_objective(selection_evaluator(run.data, run.evaluate, teacher), run.search.objective, teacher=True)
+    make_evaluator(run.data, "test", run.evaluate, teacher)
+    for split in ("val", "test") if run.data.labels else ():
+        images = open_split(run.data, split)
+        for index in range(len(images)):
+            images.load(index)
 
 
 def _check_budget(run: CompressRun) -> None:

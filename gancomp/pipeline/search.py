@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from gancomp.checkpoints import load_supernet
 from gancomp.data import DataConfig
 from gancomp.errors import ConfigError
 from gancomp.io import sha256_file, write_json
-from gancomp.metrics import HIGHER_IS_BETTER, SEGMENTATION, Runner
+from gancomp.metrics import HIGHER_IS_BETTER, SEGMENTATION, Evaluator, Runner
+from gancomp.models import Generator
 from gancomp.models.channels import Config, parse_config
 from gancomp.pipeline.evaluate import EvaluateOptions, make_evaluator
 from gancomp.pipeline.settings import Method, begin, calibration_maps, hardware, load_teacher, provenance
@@ -63,6 +64,44 @@ class SearchRun(BudgetOptions):
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
 
+def selection_evaluator(
+    data: DataConfig, options: EvaluateOptions, generator: Generator, teacher: str | Path = ""
+) -> Evaluator:
+    """The evaluator by which a search chooses: of the validation split, and of no test image.
+
+    Raises:
+        GancompError: unusable settings, files or data.
+    """
+    kept = [split for split in options.reference_splits() if split != "test"]
+    return make_evaluator(data, "val", replace(options, reference="+".join(kept)), generator, teacher)
+
+
+def check_objective(evaluator: Evaluator, objective: str, *, teacher: bool = False) -> None:
+    """Find out before a search, or all training before it, that the evaluator can compute its objective.
+
+    Args:
+        evaluator: of the validation split.
+        objective: name of a metric.
+        teacher: whether there will be a teacher for unpaired images to be compared with.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    name = f"search.objective={objective!r}"
+    if objective not in evaluator.metrics and not (teacher and objective not in SEGMENTATION):
+        lacking = (
+            "needs a segmentation network (evaluate.segmenter)"
+            if objective in SEGMENTATION
+            else "unpaired images are compared with the teacher's; give one, or use 'fd'"
+        )
+        raise ConfigError(f"{name}: {lacking}")
+    if objective == "fd" and min(len(evaluator.dataset), evaluator.reference_images) < 2:
+        raise ConfigError(
+            f"{name}: a Frechet distance needs at least 2 images, the validation split has {len(evaluator.dataset)}; "
+            "add images (val/), or use another objective such as 'l1'"
+        )
+
+
 def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     """Search; writes ``results.jsonl``, ``pareto.png`` and ``chosen.json`` to the folder.
 
@@ -74,7 +113,7 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     folder = StageFolder(run.out)
     supernet = load_supernet(run.supernet)
     teacher = load_teacher(run.teacher, run.data) if run.teacher else None
-    evaluator = make_evaluator(run.data, "val", run.evaluate, supernet.generator, run.teacher)
+    evaluator = selection_evaluator(run.data, run.evaluate, supernet.generator, run.teacher)
     shape = (1, run.data.input_channels, *run.data.crop)
     teacher_profile = None if teacher is None else profile_module(teacher, shape)
     limits = run.parse_budget().resolve(teacher_profile)
@@ -84,13 +123,7 @@ def run_search(run: SearchRun, *, progress: bool = True) -> SearchResult:
     check_reachable(supernet.space, cost, limits)
     objective = run.search.objective
     key = evaluator.fd_name if objective == "fd" else objective
-    if objective not in evaluator.metrics:
-        lacking = (
-            "needs a segmentation network (evaluate.segmenter)"
-            if objective in SEGMENTATION
-            else "unpaired images are compared with the teacher's; give one, or use 'fd'"
-        )
-        raise ConfigError(f"search.objective={objective!r}: {lacking}")
+    check_objective(evaluator, objective)
     wanted = [name for name in dict.fromkeys(("l1", objective)) if name in evaluator.metrics]
 
     maps: list[torch.Tensor] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,12 +183,22 @@ def load_teacher(path: str | Path, data: DataConfig) -> Generator:
     return load_generator(path)
 
 
+def _file_settings(run: Any) -> list[str]:
+    """The settings of a run that name files which other stages may have made."""
+    values = {name: getattr(run, name, None) for name in ("teacher", "supernet", "discriminator")}
+    return [name for name, value in values.items() if isinstance(value, str) and value]
+
+
 def begin(folder: StageFolder, verb: str, run: Any) -> None:
     """Open the folder of a verb's run; one begun when there were fewer settings goes on if the new ones have their defaults.
 
     Raises:
         RunError: the folder is one of another run.
     """
+    inside = folder.path.resolve().parent
+    # Where they belong to the same run as the folder, that run may be moved or spelled another way.
+    near = {name: os.path.relpath(Path(getattr(run, name)).resolve(), inside) for name in _file_settings(run)}
+    run = dataclasses.replace(run, **{name: path for name, path in near.items() if not path.startswith("..")})
     required = {
         field.name: getattr(run, field.name)
         for field in dataclasses.fields(run)
@@ -270,7 +281,8 @@ def provenance(stage: str, settings: Any, **inputs: Path | None) -> dict[str, An
         "gancomp": __version__,
         "torch": torch.__version__,
         "stage": stage,
-        "settings": plain(settings, hide=("out", "config")),
+        # Which files they were say the hashes; where they lay is nobody's business.
+        "settings": plain(settings, hide=("out", "config", *_file_settings(settings))),
         "inputs": {name: sha256_file(path) for name, path in inputs.items() if path is not None},
     }
 
