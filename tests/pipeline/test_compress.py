@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 import gancomp
 from gancomp.checkpoints import read_metadata, read_weights
 from gancomp.data import DataConfig
-from gancomp.errors import ConfigError, DataError, RunError
+from gancomp.errors import CheckpointError, ConfigError, DataError, RunError
 from gancomp.io import read_json, read_jsonl
 from gancomp.pipeline.compress import run_compress
 from gancomp.search import profile_module
@@ -109,6 +110,17 @@ def test_other_settings_in_the_same_folder_are_refused(finished: Path) -> None:
         run_compress(mini(finished, space="8,4,2"), progress=False)
 
 
+def test_a_finished_run_may_be_moved(finished: Path, tmp_path: Path) -> None:
+    """The stages' records name each other's files relative to the run."""
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    before = _digests(moved)
+    run_compress(mini(moved), progress=False)
+    assert _digests(moved) == before
+    settings = json.loads(read_metadata(moved / "student.safetensors")["gancomp.provenance"])["settings"]
+    assert not {"out", "teacher", "supernet"} & settings.keys(), "where the files lay is not said"
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """Weights only: provenance holds no times, but hashes of files are the strongest comparison there is."""
     digests = {}
@@ -197,6 +209,25 @@ def test_unusable_data_is_found_before_training(tmp_path: Path) -> None:
     run = mini(tmp_path / "run")
     with pytest.raises(DataError, match="no images found"):
         run_compress(replace(run, data=DataConfig(root=str(tmp_path / "empty"), load_size=36, crop_size=32)), progress=False)
+
+
+def test_what_search_and_report_lack_is_found_before_training(tmp_path: Path) -> None:
+    def refused(message: str, **changes) -> None:
+        with pytest.raises((ConfigError, DataError, CheckpointError), match=message):
+            run_compress(replace(mini(tmp_path / "run"), **changes), progress=False)
+        assert not (tmp_path / "run").exists()
+
+    start = mini(tmp_path / "run")
+    refused("objective='miou': needs a segmentation network", search=replace(start.search, objective="miou"))
+    refused("nope.pth", evaluate=replace(start.evaluate, features="nope.pth"))
+    refused("reference='train,test': expected some of", evaluate=replace(start.evaluate, reference="train,test"))
+    refused("belongs to a trained teacher", discriminator="nope.pth")
+    one = replace(start.data, max_images=1)
+    refused(
+        "a Frechet distance needs at least 2 images, the validation split has 1",
+        data=one,
+        search=replace(start.search, objective="fd"),
+    )
 
 
 def test_minutes_become_steps_once(tmp_path: Path) -> None:
