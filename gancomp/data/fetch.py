@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import http.client
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import stat
 import tarfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,6 +30,7 @@ from gancomp.version import __version__
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
 TRIES = 5  # in a row that bring no byte
+PAUSE = 1.0  # seconds before a second such try; a later one waits longer
 # Photographs do not shrink: what unpacks to more than this many times its archive's size is no set of images.
 GROWTH, GROWTH_FLOOR = 20, 64 << 20
 
@@ -35,6 +38,8 @@ GROWTH, GROWTH_FLOOR = 20, 64 << 20
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError, RuntimeError,
 )  # fmt: skip
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class _ServerChanged(Exception):
@@ -79,14 +84,15 @@ def download(url: str, path: Path, size: int = 0, sha256: str = "") -> None:
             idle, reason = idle + 1, f"the server answers {error.code} {error.reason}"
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            # Trouble of the disk has a file's name, that of the network has none.
-            if isinstance(cause, OSError) and cause.filename:
+            # Trouble of the disk, which no other try mends.
+            if isinstance(cause, OSError) and (cause.filename or cause.errno in _DISK_ERRORS):
                 raise
             grown = part.exists() and part.stat().st_size > before
             idle = 0 if grown else idle + 1
             reason = first_line(cause) if isinstance(cause, BaseException) else str(cause)
         if idle >= TRIES:
             raise _offline(url, path, reason)
+        time.sleep(PAUSE * idle)
     try:
         check_file(part, url, size, sha256)
     except DataError as error:

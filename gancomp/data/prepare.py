@@ -105,7 +105,7 @@ def _check_wishes(public: PublicSet, wishes: Wishes) -> None:
 def _check_prepared(folder: Path, asked: dict[str, Any]) -> None:
     if not (folder / RECORD).is_file():
         raise DataError(f"{folder}: is there and was not made by `gancomp data`; name another place by --out")
-    record = read_json(folder / RECORD)
+    record = _read_record(folder / RECORD, "images", dict)
     for name, value in asked.items():
         if record.get(name) != value:
             raise DataError(
@@ -115,6 +115,13 @@ def _check_prepared(folder: Path, asked: dict[str, Any]) -> None:
     for name, count in record["images"].items():
         if (found := len(image_files(folder / name))) != count:
             raise DataError(f"{folder / name}: has {found} images, {count} were written; remove {folder} to lay it out again")
+
+
+def _read_record(path: Path, key: str, kind: type) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+        raise DataError(f"{path}: was not written by `gancomp data`, or is damaged: expected {key!r} in it")
+    return record
 
 
 @contextlib.contextmanager
@@ -144,7 +151,7 @@ def _archive(public: PublicSet, archive: Path, wishes: Wishes) -> dict[str, Any]
     """Fetch the archive unless it is there, and verify it; returns what the record says of it."""
     lock = archive.with_name(f"{public.name}.sha256.json")
     known = wishes.sha256 or public.sha256
-    locked = "" if known or not lock.exists() else str(read_json(lock)["sha256"])
+    locked = "" if known or not lock.exists() else _read_record(lock, "sha256", str)["sha256"]
     size = 0 if wishes.sha256 else public.size
     url = wishes.url or public.url
     fetched = not archive.exists()

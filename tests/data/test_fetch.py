@@ -71,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch) -> Iterator[Server]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -173,6 +174,13 @@ def test_without_a_network(tmp_path: Path, server: Server) -> None:
         with pytest.raises(ConfigError, match="http"):
             download(url, tmp_path / "set.zip")
     assert left(tmp_path) == []
+
+
+def test_a_full_disk_is_no_trouble_of_the_network(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "set.zip.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        download(server.url, tmp_path / "set.zip")
+    assert len(server.asked) == 1
 
 
 def test_a_set_by_the_command_line(server: Server, tmp_path: Path, capsys) -> None:

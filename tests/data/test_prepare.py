@@ -105,6 +105,9 @@ def test_the_same_command_finds_its_folder(zebras: Path, capsys) -> None:
     (zebras / "horse2zebra" / "trainB" / "n_3.png").unlink()
     assert main(arguments) == 2
     assert "trainB: has 30 images, 31 were written" in capsys.readouterr().err
+    (zebras / "horse2zebra" / "prepared.json").write_text("[]")
+    assert main(arguments) == 2
+    assert "prepared.json: was not written by `gancomp data`, or is damaged" in capsys.readouterr().err
     (zebras / "horse2zebra" / "prepared.json").unlink()
     assert main(arguments) == 2
     assert "was not made by `gancomp data`" in capsys.readouterr().err
