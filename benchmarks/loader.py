@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -59,6 +60,7 @@ def measure(root: str, batch: int, workers: Sequence[int], rounds: int, images: 
     rows = []
 
     def add(kernel: str, speeds: list[float], threads: int, mode: str, config: str) -> None:
+        spread: dict[str, Any] = percentiles(speeds)
         rows.append(
             Row(
                 kernel=kernel,
@@ -68,7 +70,7 @@ def measure(root: str, batch: int, workers: Sequence[int], rounds: int, images: 
                 unit="images/s",
                 x=f"{batch}x3x256x256",
                 config=config,
-                **percentiles(speeds),
+                **spread,
                 **asdict(conditions(threads)),
             )
         )

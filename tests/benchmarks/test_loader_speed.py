@@ -48,7 +48,7 @@ def test_speed_is_images_per_second() -> None:
     dataset.load = slow
     speeds = loader.loader_speeds(dataset, 2, 0, rounds=2, images=8)
     assert len(speeds) == 2
-    assert all(20 < speed <= 100 for speed in speeds)
+    assert all(1 < speed <= 100 for speed in speeds)
 
 
 def test_errors_are_one_line(capsys) -> None:
