@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick bench-candidate photographs \
-	docs-performance gpu-check clean
+.PHONY: build demo test test-cpp test-sanitize lint format bench bench-cpu bench-train bench-cpu-quick bench-candidate bench-loader \
+	photographs docs-performance gpu-check clean
 
 build: $(VENV)/.built
 
@@ -80,6 +80,10 @@ photographs: build
 # A candidate of a search against stock PyTorch: about 12 minutes, on a machine that does nothing else.
 bench-candidate: build
 	$(BIN)/python -m benchmarks.candidate --csv benchmarks/results/candidate.csv
+
+# The data loader beside a training step: two minutes.
+bench-loader: build
+	$(BIN)/python -m benchmarks.loader --csv benchmarks/results/loader.csv
 
 docs-performance: build
 	$(BIN)/python -m benchmarks.page

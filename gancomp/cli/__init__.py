@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": ("evaluate", "EvaluateRun", "run_evaluate", "score a generator on a split"),
     "profile": ("profile", "ProfileRun", "run_profile", "count parameters and multiply-accumulates"),
     "bench": ("bench", "BenchRun", "run_bench", "time a generator on this machine, and where the engine's time goes"),
+    "data": ("data", "DataRun", "run_data", "fetch public data sets and lay them out"),
     "demo": ("demo", "DemoRun", "run_demo", "compress a small generator on embedded data, in minutes"),
 }
 

@@ -27,6 +27,8 @@ def show(verb: str, settings: Any, result: Any) -> None:
         print(result.path)
     elif isinstance(result, Path):
         print(result)
+    elif verb == "data":
+        print(*result, sep="\n")
 
 
 def _profile(settings: Any, profile: Any) -> None:
