@@ -28,6 +28,12 @@ VERBS = {
     "evaluate": ("evaluate", "EvaluateRun", "run_evaluate", "score a generator on a split"),
     "profile": ("profile", "ProfileRun", "run_profile", "count parameters and multiply-accumulates"),
     "bench": ("bench", "BenchRun", "run_bench", "time a generator on this machine, and where the engine's time goes"),
+    "sensitivity": (
+        "sensitivity",
+        "SensitivityRun",
+        "run_sensitivity",
+        "decompose each group of a generator's layers in turn, and compare quality and cost",
+    ),
     "demo": ("demo", "DemoRun", "run_demo", "compress a small generator on embedded data, in minutes"),
 }
 
