@@ -62,7 +62,8 @@ class DecomposedConfig(ResnetConfig):
 class DecomposedResnet(Generator):
     """A :class:`ResnetGenerator` of which groups of layers are decomposed into a depthwise and a pointwise convolution.
 
-    As in the published separable blocks, an InstanceNorm is between the two. The depthwise one keeps kernel and stride.
+    As in the published separable blocks, an InstanceNorm is between the two; not so in the head, where it would give all images
+    one mean colour. The depthwise convolution keeps kernel and stride.
     """
 
     config: DecomposedConfig
@@ -79,7 +80,7 @@ class DecomposedResnet(Generator):
                 hidden = config.hidden[index - 10]
                 layers[index] = ResnetBlock(config.stream, hidden, dataclasses.replace(config.dense, separable=True))
             else:
-                layers[index] = _decomposed(layer)
+                layers[index] = _decomposed(layer, norm=index not in groups["head"])
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
@@ -107,10 +108,10 @@ def decompose(dense: ResnetGenerator, groups: Sequence[str], seed: int) -> Decom
     return decomposed
 
 
-def _decomposed(layer: Any) -> nn.Sequential:
-    """A depthwise convolution of the geometry of ``layer``, a dense one, an InstanceNorm, and a pointwise convolution."""
+def _decomposed(layer: Any, *, norm: bool) -> nn.Sequential:
+    """A depthwise convolution of the geometry of ``layer``, a dense one, an InstanceNorm if asked, and a pointwise one."""
     channels = layer.in_channels
-    # No bias: the norm would take it away.
+    # No bias: the norm would take it away, and without one the pointwise convolution's does what it would.
     geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "groups": channels, "bias": False}
     depthwise: nn.Module
     if isinstance(layer, nn.ConvTranspose2d):
@@ -119,4 +120,4 @@ def _decomposed(layer: Any) -> nn.Sequential:
     else:
         depthwise = nn.Conv2d(channels, channels, layer.kernel_size, padding_mode=layer.padding_mode, **geometry)
     pointwise = SlicedConv2d(channels, layer.out_channels, 1, bias=layer.bias is not None, before_norm=layer.before_norm)
-    return nn.Sequential(depthwise, InstanceNormAct(channels), pointwise)
+    return nn.Sequential(depthwise, InstanceNormAct(channels) if norm else nn.Identity(), pointwise)

@@ -1,7 +1,7 @@
 """``gancomp sensitivity``: which layers of a ResNet generator can be decomposed, and at what price.
 
-Source: GAN Compression, section 3.2: decomposed residual blocks cost little quality and save most of the arithmetic, decomposed
-down- and upsampling layers do not. Each group of layers is decomposed in turn, and every variant trains in the same way.
+Source: GAN Compression, section 3.2, which found that the residual blocks carry most of the cost and bear being decomposed, and
+that the down- and upsampling layers bear it less. Each group is decomposed in turn, and every variant trains in the same way.
 """
 
 from __future__ import annotations

@@ -219,8 +219,13 @@ def sensitivity_plot(path: Path, result: Mapping[str, Any]) -> None:
     for axes in (cloud, bars):
         _style(axes, 8)
     cloud.scatter([row["macs"] for row in rows], scores, s=34, color=colours, linewidths=0, zorder=3)
-    for row, score in zip(rows, scores, strict=True):
-        cloud.annotate(row["variant"], (row["macs"], score), xytext=(5, 5), textcoords="offset points", color=INK, fontsize=8)
+    # Neighbours have their names on different sides.
+    for place, index in enumerate(sorted(range(len(rows)), key=lambda index: scores[index])):
+        x, side = (-7, "right") if place % 2 else (7, "left")
+        cloud.annotate(
+            names[index], (rows[index]["macs"], scores[index]), xytext=(x, 0), textcoords="offset points", ha=side, va="center",
+            color=INK, fontsize=8,
+        )  # fmt: skip
     cloud.axhline(scores[0], color=WARM, linewidth=1, linestyle=(0, (4, 3)))
     cloud.margins(x=0.18, y=0.14)
     cloud.set_xlabel("multiply-accumulates per image", fontsize=9, color=INK)

@@ -113,7 +113,8 @@ def expected(state: dict[str, torch.Tensor], x: torch.Tensor, config: Decomposed
             return F.conv2d(padded, state[f"{name}.weight"], state.get(f"{name}.bias") if head else None, **space)
         inner = f"{name}.conv" if f"{name}.conv.0.weight" in state else name
         y = F.conv2d(padded, state[f"{inner}.0.weight"], None, groups=x.shape[1], **space)
-        return F.conv2d(F.instance_norm(y), state[f"{inner}.2.weight"], state.get(f"{inner}.2.bias") if head else None)
+        y = y if head else F.instance_norm(y)
+        return F.conv2d(y, state[f"{inner}.2.weight"], state.get(f"{inner}.2.bias") if head else None)
 
     def up(x: torch.Tensor, name: str) -> torch.Tensor:
         if f"{name}.weight" in state:
