@@ -99,7 +99,13 @@ def decompose(dense: ResnetGenerator, groups: Sequence[str], seed: int) -> Decom
         ConfigError: a group that there is not, or a generator that is not dense.
     """
     decomposed = DecomposedResnet(DecomposedConfig(**vars(dense.config), groups=tuple(groups)))
-    init_weights(decomposed, seeded_generator(seed))
+    generator = seeded_generator(seed)
+    init_weights(decomposed, generator)
+    head = decomposed.network.model[-2]
+    if isinstance(head, nn.Sequential):
+        # Where no norm sets the scale again, what it puts out is as large as what it takes, or nothing would come through.
+        weight: Any = head[0].weight
+        nn.init.normal_(weight, 0.0, weight[0].numel() ** -0.5, generator=generator)
     own = decomposed.network.state_dict()
     with torch.no_grad():
         for name, tensor in dense.state_dict().items():

@@ -164,6 +164,14 @@ def test_all_but_the_group_starts_from_the_dense_weights() -> None:
     assert not torch.equal(down["model.4.0.weight"], other["model.4.0.weight"])
 
 
+def test_what_a_decomposed_head_is_given_comes_through() -> None:
+    """Weights of 0.02 one after the other, with no norm between, would leave grey images and hardly a gradient."""
+    torch.manual_seed(0)
+    head = decompose(ResnetGenerator(ResnetConfig.uniform(16, 1)), ["head"], 1).network.model[-2]
+    x = torch.randn(2, 16, SIZE, SIZE)
+    assert head[0](x).detach().std() == pytest.approx(1, rel=0.3)
+
+
 def test_result(finished: tuple[Path, dict]) -> None:
     out, result = finished
     assert [row["variant"] for row in result["variants"]] == ["dense", "down", "blocks-2"]
