@@ -29,6 +29,12 @@ VERBS = {
     "profile": ("profile", "ProfileRun", "run_profile", "count parameters and multiply-accumulates"),
     "bench": ("bench", "BenchRun", "run_bench", "time a generator on this machine, and where the engine's time goes"),
     "data": ("data", "DataRun", "run_data", "fetch public data sets and lay them out"),
+    "sensitivity": (
+        "sensitivity",
+        "SensitivityRun",
+        "run_sensitivity",
+        "decompose each group of a generator's layers in turn, and compare quality and cost",
+    ),
     "demo": ("demo", "DemoRun", "run_demo", "compress a small generator on embedded data, in minutes"),
 }
 

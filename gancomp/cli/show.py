@@ -15,6 +15,11 @@ def show(verb: str, settings: Any, result: Any) -> None:
         _evaluate(settings, result)
     elif verb == "bench":
         _bench(settings, result)
+    elif verb == "sensitivity":
+        from gancomp.pipeline.sensitivity import sensitivity_table
+
+        print(sensitivity_table(result))
+        print(Path(settings.out) / "sensitivity.json")
     elif verb == "search":
         best = result.best
         print(f"config_str {best['config_str']}")

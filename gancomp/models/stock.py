@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gancomp.errors import ConfigError
 from gancomp.models.base import Generator
+from gancomp.models.decomposed import DecomposedResnet
 from gancomp.models.resnet import ResnetBlock, ResnetGenerator
 from gancomp.models.spade import SLOPE, Spade, SpadeBlock, SpadeGenerator
 from gancomp.nn import BatchNormAct, InstanceNormAct, ModulatedNorm, SeparableConv2d, one_hot_labels, random_labels
@@ -98,6 +99,8 @@ def stock_generator(generator: Generator) -> nn.Module:
     """
     if isinstance(generator, SpadeGenerator):
         return StockSpadeGenerator(generator).train(generator.training)
+    if isinstance(generator, DecomposedResnet):
+        generator = generator.network
     if not isinstance(generator, ResnetGenerator):
         raise ConfigError(f"arch={generator.arch!r}: a stock form is known for resnet and spade only")
     layers: list[nn.Module] = []
@@ -130,8 +133,8 @@ def _stock(layer: nn.Module) -> list[nn.Module]:
         pads = [] if plain or not any(layer.padding) else [_PADS[layer.padding_mode](layer.padding[0])]
         return [*pads, _copy(layer, conv)]
     if isinstance(layer, nn.ConvTranspose2d):
-        size = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
-        return [_copy(layer, nn.ConvTranspose2d(*size, layer.output_padding, bias=layer.bias is not None))]
+        size = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
+        return [_copy(layer, nn.ConvTranspose2d(*size, groups=layer.groups, bias=layer.bias is not None))]
     relu: list[nn.Module] = [nn.ReLU()] if getattr(layer, "relu", False) else []
     if isinstance(layer, InstanceNormAct):
         norm = nn.InstanceNorm2d(layer.channels, layer.eps, affine=layer.weight is not None)

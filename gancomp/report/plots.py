@@ -200,6 +200,48 @@ def bench_plot(path: Path, result: Mapping[str, Any]) -> None:
         figure.savefig(temporary, format="png", facecolor="white")
 
 
+def sensitivity_plot(path: Path, result: Mapping[str, Any]) -> None:
+    """Draw the result of ``gancomp sensitivity`` as PNG: the score of every variant against its MACs, and a bar for each.
+
+    Args:
+        path: of the PNG file.
+        result: what :func:`gancomp.pipeline.sensitivity.run_sensitivity` returns; its first variant is the dense one.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    rows, key = result["variants"], result["objective"]["key"]
+    better = "higher" if result["objective"]["maximize"] else "lower"
+    names, scores = [row["variant"] for row in rows], [row["scores"][key] for row in rows]
+    colours = [WARM, *[ACCENT] * (len(rows) - 1)]
+    figure = _figure(10.0, 4.2)
+    cloud, bars = figure.subplots(1, 2)
+    for axes in (cloud, bars):
+        _style(axes, 8)
+    cloud.scatter([row["macs"] for row in rows], scores, s=34, color=colours, linewidths=0, zorder=3)
+    # Neighbours have their names on different sides.
+    for place, index in enumerate(sorted(range(len(rows)), key=lambda index: scores[index])):
+        x, side = (-7, "right") if place % 2 else (7, "left")
+        cloud.annotate(
+            names[index], (rows[index]["macs"], scores[index]), xytext=(x, 0), textcoords="offset points", ha=side, va="center",
+            color=INK, fontsize=8,
+        )  # fmt: skip
+    cloud.axhline(scores[0], color=WARM, linewidth=1, linestyle=(0, (4, 3)))
+    cloud.margins(x=0.18, y=0.14)
+    cloud.set_xlabel("multiply-accumulates per image", fontsize=9, color=INK)
+    # A score is named after its feature network's file, which is no formula.
+    cloud.set_ylabel(f"{key} on the validation split ({better} is better)", fontsize=9, color=INK, parse_math=False)
+    bars.grid(axis="y", visible=False)
+    bars.grid(axis="x", color="#e6e9ee", linewidth=0.8)
+    bars.barh(range(len(rows)), scores, height=0.7, color=colours)
+    bars.axvline(scores[0], color=WARM, linewidth=1, linestyle=(0, (4, 3)))
+    bars.set_yticks(range(len(rows)), names)
+    bars.set_ylim(len(rows) - 0.5, -0.5)
+    bars.set_xlabel(f"{key}, one group decomposed", fontsize=9, color=INK, parse_math=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
+
+
 def curves_plot(series: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     """Draw training losses over steps, one small panel each; returns PNG bytes.
 

@@ -54,7 +54,7 @@ def test_configurations_survive_json() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "arch=None: expected one of multiscale, patch, resnet, spade, unet"),
+        ({}, "arch=None: expected one of multiscale, patch, resnet, resnet_decomposed, spade, unet"),
         ({"arch": "vae"}, "arch='vae': expected one of"),
         ({"arch": ["resnet"]}, "arch=['resnet']: expected one of"),
         ({"arch": "resnet", "depth": 3, "width": 2}, "config of resnet: unknown fields depth, width"),
