@@ -123,12 +123,13 @@ class Generator(Network):
             layers: names of modules, as ``named_modules`` has them; by default :attr:`feature_layers`.
 
         Raises:
-            ConfigError: a name of no layer, of one without an output of its own, or no layers at all.
+            ConfigError: a name of no layer, of one without an output of its own or whose output is changed in place, or no
+                layers at all.
         """
         wanted = self.feature_layers if layers is None else tuple(layers)
         if not wanted:
             raise ConfigError(f"{self.arch}: this architecture offers no features for distillation (set lambda_distill to 0)")
-        features: dict[str, Tensor] = {}
+        features: dict[str, Any] = {}
         modules = dict(self.named_modules())
         handles = []
         try:
@@ -141,9 +142,12 @@ class Generator(Network):
             for handle in handles:
                 handle.remove()
         for name in wanted:
-            if not isinstance(features.get(name), Tensor):
+            output, version = features.get(name, (None, None))
+            if not isinstance(output, Tensor):
                 raise ConfigError(f"layer {name!r}: gives no output of its own in this {self.arch} generator")
-        return image, {name: features[name] for name in wanted}
+            if version != _version(output):
+                raise ConfigError(f"layer {name!r}: what follows changes its output in place (such as nn.ReLU(inplace=True))")
+        return image, {name: features[name][0] for name in wanted}
 
     def num_parameters(self) -> int:
         """Number of scalars in all parameters."""
@@ -158,7 +162,12 @@ def no_layer(network: Network, name: str) -> ConfigError:
 
 
 def _keep(features: dict[str, Any], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-    features[name] = output
+    features[name] = output, _version(output)
+
+
+def _version(output: Any) -> int | None:
+    """How often a tensor was changed in place, where PyTorch counts that."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
 
 
 def _extend(x: Tensor, dim: int, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from gancomp.errors import ConfigError
 from gancomp.models import ResnetConfig, ResnetGenerator, SlicedGenerator
 from gancomp.models.channels import Config, format_config
 from gancomp.models.resnet import hidden_slots
-from gancomp.nn import ModulatedNorm
+from gancomp.nn import InstanceNormAct, ModulatedNorm
 from gancomp.supernet.calibrate import calibrate
 from gancomp.supernet.space import SearchSpace
 
@@ -60,6 +60,13 @@ class Supernet(nn.Module):
             raise ConfigError(
                 f"generator {self.generator.config}: expected the largest widths of space {space.name!r}: {config}"
             )
+        for name, module in self.generator.named_modules():
+            plain = isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(module, InstanceNormAct)
+            if plain and (module.affine or module.track_running_stats):
+                raise ConfigError(
+                    f"layer {name!r} ({type(module).__name__}): has numbers per channel, which differ from width to width; use "
+                    "gancomp.nn.InstanceNormAct"
+                )
         self.active = space.largest
         self.calibrated: Config | None = None
         norms = [module for module in self.modules() if isinstance(module, ModulatedNorm) and module.norm == "batch"]

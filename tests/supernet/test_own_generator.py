@@ -186,6 +186,14 @@ def test_multiples_and_sums_of_widths(config: tuple[int, ...]) -> None:
         assert torch.allclose(supernet(x), small(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.InstanceNorm2d(8, affine=True)])
+def test_norms_with_numbers_per_channel_are_named(norm: nn.Module) -> None:
+    generator = Fork(ForkConfig())
+    generator.norm = norm
+    with pytest.raises(ConfigError, match=rf"layer 'norm' \({type(norm).__name__}\): has numbers per channel"):
+        Supernet.around(generator, SearchSpace("fork", ((4, 2, 1), (6, 3, 2))))
+
+
 def test_what_cannot_be_registered() -> None:
     @dataclass(frozen=True)
     class Bare:

@@ -213,3 +213,14 @@ def test_a_step_of_other_layers_is_not_captured(monkeypatch) -> None:
     settings = options(teacher_layers="model.model.0", student_layers="model.5")
     monkeypatch.setattr(DistillOptions, "torch_device", lambda self: torch.device("cuda"))
     assert "student_layers names model.5, whose channels are not the residual stream's" in capture_verdict(supernet, settings)
+
+
+def test_features_that_are_changed_in_place_are_refused() -> None:
+    generator = UnetGenerator(UnetConfig(2, 5))
+    layer = next(name for name, module in generator.named_modules() if isinstance(module, torch.nn.ReLU))
+    before = f"{layer.rpartition('.')[0]}.{int(layer.rpartition('.')[2]) - 1}"
+    x = torch.zeros(1, 3, 32, 32)
+    generator.forward_features(x, [before])
+    generator.get_submodule(layer).inplace = True
+    with pytest.raises(ConfigError, match=f"layer '{before}': what follows changes its output in place"):
+        generator.forward_features(x, [before])
